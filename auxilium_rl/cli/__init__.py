@@ -1,0 +1,1 @@
+"""The auxilium command."""

@@ -1,0 +1,1 @@
+"""The Python SDK: start runs, watch them, act with their policies."""

@@ -1,0 +1,1 @@
+"""What the product knows: runs, algorithms, training, policies. Imports neither transport nor infra."""

@@ -1,0 +1,1 @@
+"""gRPC servicers and the server that hosts them. No training, no SQL."""
