@@ -1,0 +1,201 @@
+"""The value objects that travel between the layers. All frozen; copies with changes by ``dataclasses.replace``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from auxilium_rl.core.states import RunState
+
+__all__ = [
+    "Checkpoint",
+    "EnvironmentSource",
+    "EnvironmentSpec",
+    "GymClose",
+    "MetricPoint",
+    "Run",
+    "RunPage",
+    "RunSpec",
+]
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """The shape of an environment as ``NegotiateEnvironment`` agreed on it. ``max_steps`` 0: the server's setting."""
+
+    observation_dim: int
+    action_dim: int
+    sight_range: int = 0
+    observation_feature_names: tuple[str, ...] = ()
+    max_steps: int = 0
+
+
+@dataclass(frozen=True)
+class EnvironmentSource:
+    """Where a run's lanes are and what shape they have, fully resolved (no zero stands for a default any more).
+
+    Attributes:
+        uri: ``fake``, ``gym:<id>``, ``grpc://host:port`` (the unary ``simulation`` protocol) or ``adapter`` (an embedding
+            program's own factory).
+        lanes: number of environments stepped together, at least 1.
+        gym_ids: for ``grpc`` one name for each lane; for ``adapter`` as the caller sent them; else empty.
+        observation_dim: length of a flat float32 observation; 0 where the environment itself says (``gym:``).
+        action_dim: number of discrete actions; 0 where the environment itself says.
+        max_steps: steps after which an episode is truncated; 0: no limit of ours.
+    """
+
+    uri: str
+    lanes: int = 1
+    gym_ids: tuple[str, ...] = ()
+    observation_dim: int = 0
+    action_dim: int = 0
+    max_steps: int = 0
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that decides what a run does; stored once and never changed.
+
+    Attributes:
+        hyperparameters: every hyperparameter of the algorithm by its SB3 name, parsed, defaults included; JSON values
+            (a linear schedule is ``"lin_3e-4"``).
+        export_path: absolute file that the finished model is written to (``….zip``); empty: none.
+        model_output_path: what the caller gave, with ``/`` for back-slashes; Act finds the run by it.
+    """
+
+    experiment_id: str
+    algorithm: str
+    environment: EnvironmentSource
+    total_timesteps: int
+    seed: int
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    model_output_path: str = ""
+    export_path: str = ""
+    checkpoint_freq: int = 10_000
+
+    def to_json(self) -> Json:
+        """A JSON object that ``from_json`` turns back into an equal spec."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunSpec:
+        """The spec that ``to_json`` made ``data`` of."""
+        source = dict(data["environment"])
+        source["gym_ids"] = tuple(source["gym_ids"])
+        return cls(**{**data, "environment": EnvironmentSource(**source)})
+
+    def digest(self) -> str:
+        """Sha256 over canonical JSON; equal for equal specs."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that the store holds. ``path`` is the folder; ``model_path`` SB3's zip in it.
+
+    Attributes:
+        kind: ``initial`` (weights before the first update), ``periodic`` or ``final``.
+        sha256: of ``model.zip``.
+        manifest_sha256: of ``manifest.json``, which names and hashes every other file.
+    """
+
+    run_id: str
+    timesteps: int
+    path: str
+    sha256: str
+    manifest_sha256: str
+    kind: str
+    size: int
+    created_at: datetime
+
+    @property
+    def model_path(self) -> str:
+        """Where SB3's ``model.zip`` of this checkpoint lies."""
+        return f"{self.path}/model.zip"
+
+
+@dataclass(frozen=True)
+class MetricPoint:
+    """One value that the trainer logged. ``id`` rises within a run; 0 before it is stored. ``value`` may be NaN."""
+
+    key: str
+    step: int
+    value: float
+    time: datetime
+    id: int = 0
+
+
+@dataclass(frozen=True)
+class GymClose:
+    """A ``Close`` that is owed to a simulator: written with a run's start (or refusal), due when the run has ended."""
+
+    id: int
+    run_id: str
+    address: str
+    gym_id: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as the registry has it.
+
+    Attributes:
+        error_message: empty unless FAILED (the reason) or STOPPED ("stopped on request at N of M timesteps").
+        state_reason: why it waits or was interrupted.
+        attempt: 0 while it never had a worker.
+        lease_epoch: rises with every worker; a worker's writes carry it and are refused when it has moved on.
+        lease_owner: the server incarnation that runs it; empty: none.
+        stop_requested: "" | "graceful" | "immediate".
+        queue_position: 1 for the next to run; 0 when not QUEUED.
+        steps_per_second: over the last report of the worker; 0 unless active.
+        checkpoints: those kept, oldest first.
+    """
+
+    run_id: str
+    spec: RunSpec
+    state: RunState
+    created_at: datetime
+    updated_at: datetime
+    error_message: str = ""
+    state_reason: str = ""
+    timesteps_done: int = 0
+    attempt: int = 0
+    lease_epoch: int = 0
+    lease_owner: str = ""
+    stop_requested: str = ""
+    idempotency_key: str = ""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    exported_path: str = ""
+    log_tail: str = ""
+    engine: str = ""
+    steps_per_second: float = 0.0
+    queue_position: int = 0
+    checkpoints: tuple[Checkpoint, ...] = ()
+
+    @property
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """The newest model of the run, the initial weights included."""
+        return self.checkpoints[-1] if self.checkpoints else None
+
+    @property
+    def seconds_left(self) -> float:
+        """Time to the last timestep at the present rate; 0 when not known."""
+        if self.steps_per_second <= 0:
+            return 0.0
+        return max(self.spec.total_timesteps - self.timesteps_done, 0) / self.steps_per_second
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """A page of runs, newest first, and the token of the next one (empty on the last)."""
+
+    runs: tuple[Run, ...]
+    next_page_token: str

@@ -1,0 +1,131 @@
+"""Every error of the domain: one root, a public message, and a stable reason for programs.
+
+Core never imports grpc; ``transport/errors.py`` alone turns these into status codes and response fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "AuxiliumError",
+    "ContractViolation",
+    "Draining",
+    "EnvironmentLost",
+    "FieldViolation",
+    "IdempotencyConflict",
+    "InvalidRequest",
+    "LeaseLost",
+    "ModelCorrupt",
+    "ModelNotReady",
+    "QueueFull",
+    "RunNotFound",
+    "SimulatorError",
+    "StoreUnavailable",
+]
+
+
+class AuxiliumError(Exception):
+    """Root of the domain's errors.
+
+    Attributes:
+        reason: constant in UPPER_SNAKE_CASE, for programs.
+    """
+
+    reason = "INTERNAL"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+@dataclass(frozen=True)
+class FieldViolation:
+    """One field of a request that cannot be accepted: its name, and what was given and is accepted, in words."""
+
+    field: str
+    description: str
+
+
+class InvalidRequest(AuxiliumError):
+    """A request that cannot be accepted as it is; names every field at fault."""
+
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, *violations: FieldViolation) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = violations
+
+    @classmethod
+    def of(cls, field: str, description: str) -> InvalidRequest:
+        """An error with one violation."""
+        return cls(FieldViolation(field, description))
+
+
+class RunNotFound(AuxiliumError):
+    """No run has this id."""
+
+    reason = "RUN_NOT_FOUND"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"Run '{run_id}' not found")
+
+
+class ModelNotReady(AuxiliumError):
+    """The run exists but has no model that could act."""
+
+    reason = "MODEL_NOT_READY"
+
+
+class ModelCorrupt(AuxiliumError):
+    """A stored model's files are not those that were recorded."""
+
+    reason = "MODEL_CORRUPT"
+
+
+class IdempotencyConflict(AuxiliumError):
+    """An idempotency key came again with another request."""
+
+    reason = "IDEMPOTENCY_KEY_REUSED"
+
+
+class QueueFull(AuxiliumError):
+    """No more runs can wait."""
+
+    reason = "QUEUE_FULL"
+
+
+class Draining(AuxiliumError):
+    """The server is shutting down and takes no new runs."""
+
+    reason = "SHUTTING_DOWN"
+
+
+class StoreUnavailable(AuxiliumError):
+    """The database or the model store cannot be read or written."""
+
+    reason = "STORE_UNAVAILABLE"
+
+
+class LeaseLost(AuxiliumError):
+    """A worker wrote to a run that is no longer its own; it must stop writing."""
+
+    reason = "LEASE_LOST"
+
+
+class SimulatorError(AuxiliumError):
+    """The simulator answered with an error."""
+
+    reason = "SIMULATOR_ERROR"
+
+
+class EnvironmentLost(SimulatorError):
+    """The simulator cannot be reached or stopped answering."""
+
+    reason = "ENVIRONMENT_LOST"
+
+
+class ContractViolation(SimulatorError):
+    """The simulator sent what the contract does not allow; names the lane and the field."""
+
+    reason = "CONTRACT_VIOLATION"

@@ -1,0 +1,245 @@
+"""What core needs from the outside, as Protocols. ``infra`` implements them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from auxilium_rl.core.dto import Checkpoint, EnvironmentSpec, GymClose, MetricPoint, Run, RunPage, RunSpec
+from auxilium_rl.core.states import RunState
+
+__all__ = [
+    "ActionModel",
+    "Executor",
+    "LanePort",
+    "MetricStore",
+    "ModelStore",
+    "RunRegistry",
+    "Transition",
+    "WorkerExit",
+]
+
+
+class RunRegistry(Protocol):
+    """Runs, their states, checkpoints, negotiated specs and owed Closes. Every method is one transaction.
+
+    Raises (all methods): StoreUnavailable when the database cannot be used.
+    """
+
+    def put_negotiated(self, experiment_id: str, spec: EnvironmentSpec) -> None:
+        """Remember the spec of an experiment; a later one replaces it."""
+
+    def negotiated(self, experiment_id: str) -> EnvironmentSpec | None:
+        """The spec last negotiated for an experiment."""
+
+    def create(
+        self,
+        run_id: str,
+        spec: RunSpec,
+        *,
+        idempotency_key: str = "",
+        request_digest: str = "",
+        close_address: str = "",
+        max_queued: int = 0,
+    ) -> Run:
+        """Store a new QUEUED run and the Closes its gyms will be owed (one for each of ``spec.environment.gym_ids`` when
+        ``close_address`` is given). With a key that is known and an equal digest: the run of then, unchanged.
+
+        Raises:
+            IdempotencyConflict: the key is known with another digest.
+            QueueFull: ``max_queued`` (> 0) runs are QUEUED already.
+        """
+
+    def get(self, run_id: str) -> Run:
+        """Raises RunNotFound."""
+
+    def list(
+        self,
+        *,
+        page_size: int = 50,
+        page_token: str = "",
+        states: Sequence[RunState] = (),
+        experiment_id: str = "",
+        algorithm: str = "",
+    ) -> RunPage:
+        """Newest first. Raises InvalidRequest for a token this registry did not give."""
+
+    def find_by_output_path(self, model_output_path: str) -> Run | None:
+        """The newest run by ``finished_at`` whose model was exported to ``spec.model_output_path`` equal to the given one."""
+
+    def claim_next(self, owner: str) -> Run | None:
+        """Take the oldest QUEUED run: STARTING, attempt + 1, lease_epoch + 1, lease_owner. None when nothing is queued."""
+
+    def transition(
+        self,
+        run_id: str,
+        target: RunState,
+        *,
+        epoch: int | None = None,
+        reason: str = "",
+        error_message: str = "",
+        log_tail: str = "",
+        exported_path: str = "",
+        timesteps_done: int | None = None,
+    ) -> bool:
+        """Compare-and-set along an edge of ``states.EDGES`` (and on ``lease_epoch`` when given). False: it was not legal
+        from the state (or epoch) the run has now, and nothing was written. Sets started_at on the first RUNNING and
+        finished_at on a terminal state; makes the run's owed Closes due on a terminal state; clears the lease on leaving
+        the active states.
+        """
+
+    def report(
+        self, run_id: str, epoch: int, *, timesteps_done: int, steps_per_second: float, engine: str = ""
+    ) -> bool:
+        """A worker's progress; never lowers timesteps_done. False: the lease is lost. Empty engine: unchanged."""
+
+    def add_checkpoint(self, checkpoint: Checkpoint, epoch: int) -> bool:
+        """Record a checkpoint that the store holds (its commit point). False: the lease is lost."""
+
+    def drop_checkpoint(self, run_id: str, timesteps: int) -> None:
+        """Forget a checkpoint before its files are removed."""
+
+    def request_stop(self, run_id: str, *, immediate: bool) -> Run:
+        """Note the wish; QUEUED and INTERRUPTED runs become STOPPED at once. Terminal runs stay. Raises RunNotFound."""
+
+    def interrupt_orphans(self, owner: str, reason: str) -> Sequence[Run]:
+        """Make every active run that another owner held INTERRUPTED, epoch + 1; gives those runs as they are now."""
+
+    def owe_closes(self, address: str, gym_ids: Iterable[str]) -> None:
+        """Note Closes of a refused start; they are due at once."""
+
+    def due_closes(self, limit: int = 100) -> Sequence[GymClose]:
+        """Closes that are due and not done, whose next attempt has come, oldest first."""
+
+    def close_done(self, close_id: int, outcome: str) -> None:
+        """A Close ended (``closed``, ``not_found`` or why it was given up); it is never due again."""
+
+    def close_failed(self, close_id: int, error: str, retry_in: float) -> None:
+        """A Close failed; due again after ``retry_in`` seconds."""
+
+    def probe(self) -> None:
+        """Really write and commit something. Raises StoreUnavailable."""
+
+
+class MetricStore(Protocol):
+    """What the trainer logged, by run."""
+
+    def append(self, run_id: str, points: Sequence[MetricPoint]) -> None:
+        """Store points; a (run, key, step) that is there already keeps its first value. NaN and infinities are kept."""
+
+    def since(self, run_id: str, after_id: int = 0, limit: int = 1000) -> Sequence[MetricPoint]:
+        """Points with a greater id, in order of id."""
+
+
+class ModelStore(Protocol):
+    """Where models lie. Paths given and returned are absolute, with ``/``."""
+
+    def put(self, run_id: str, timesteps: int, kind: str, write: Callable[[Path], None]) -> Checkpoint:
+        """Store the files that ``write`` makes in an empty folder (``model.zip`` among them) as one checkpoint: written
+        aside, fsynced, verified, hashed into ``manifest.json``, moved into place. Readers see all of it or nothing.
+
+        Raises:
+            StoreUnavailable: the disk is full or not writable; nothing is visible.
+        """
+
+    def read(self, checkpoint: Checkpoint, name: str) -> bytes:
+        """The bytes of one file of a checkpoint, its hash checked. Raises ModelCorrupt, StoreUnavailable."""
+
+    def discard(self, run_id: str, timesteps: int) -> None:
+        """Remove a checkpoint's files; nothing happens when there are none."""
+
+    def export(self, checkpoint: Checkpoint, export_path: str) -> None:
+        """Copy ``model.zip`` to ``export_path``, replacing atomically from a temporary file in another folder."""
+
+    def export_target(self, model_output_path: str) -> str:
+        """The absolute ``….zip`` that a caller's path means. Raises InvalidRequest when it leaves the export root."""
+
+    def probe(self) -> None:
+        """Really write, fsync and remove a file in every root. Raises StoreUnavailable."""
+
+
+@dataclass(frozen=True)
+class WorkerExit:
+    """How a worker ended. ``exit_code`` is negative for a signal, as ``subprocess`` has it."""
+
+    run_id: str
+    epoch: int
+    exit_code: int
+    log_tail: str
+
+
+class Executor(Protocol):
+    """Runs workers. One worker for each (run, epoch)."""
+
+    def start(self, on_exit: Callable[[WorkerExit], None]) -> None:
+        """Make ready (warm up in the background). ``on_exit`` is called once for each worker, from a thread of ours."""
+
+    def submit(self, run: Run) -> None:
+        """Start a worker for a claimed run; returns at once. A worker that cannot be started ends in ``on_exit`` too."""
+
+    def signal(self, run_id: str, command: str) -> None:
+        """Tell a worker ``stop``, ``stop_now`` or ``interrupt``; nothing happens when it has gone."""
+
+    def kill(self) -> None:
+        """End every worker at once."""
+
+    def close(self) -> None:
+        """Kill what runs and give back every resource."""
+
+
+class ActionModel(Protocol):
+    """A loaded policy that answers single observations."""
+
+    observation_dim: int
+
+    def act(self, observation: npt.NDArray[np.float32]) -> int:
+        """The deterministic action for one observation, shape ``(observation_dim,)`` float32."""
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What a step of all lanes gave, before any autoreset.
+
+    Attributes:
+        observations: ``(lanes, observation_dim)`` float32; of a finished lane the last of its episode.
+        rewards: ``(lanes,)`` float32.
+        terminated, truncated: ``(lanes,)`` bool.
+        infos: one mapping for each lane.
+    """
+
+    observations: npt.NDArray[np.float32]
+    rewards: npt.NDArray[np.float32]
+    terminated: npt.NDArray[np.bool_]
+    truncated: npt.NDArray[np.bool_]
+    infos: Sequence[Mapping[str, object]]
+
+
+class LanePort(Protocol):
+    """Environments that are stepped together; the learner's only way to a simulator."""
+
+    lanes: int
+    observation_dim: int
+    action_dim: int
+
+    def reset(self, lanes: Sequence[int], seeds: Sequence[int | None]) -> npt.NDArray[np.float32]:
+        """Begin episodes on ``lanes``. A seed of None means: go on with the lane's own random stream.
+
+        Returns:
+            ``(len(lanes), observation_dim)`` float32.
+
+        Raises:
+            EnvironmentLost: the simulator cannot be reached within its time.
+            SimulatorError: it answered with an error.
+            ContractViolation: wrong length, NaN or infinity; names the lane and the index.
+        """
+
+    def step(self, actions: npt.NDArray[np.int64]) -> Transition:
+        """Advance every lane by one step; ``actions`` is ``(lanes,)``. Raises as ``reset`` does."""
+
+    def close(self) -> None:
+        """Give back what this side holds. Does not send ``Close``: the server owes that (see RunRegistry)."""

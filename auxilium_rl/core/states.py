@@ -1,0 +1,53 @@
+"""The states of a run and the edges between them: the table that the registry's compare-and-set obeys.
+
+The picture is in ``docs/architecture.md``.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+__all__ = ["ACTIVE", "EDGES", "TERMINAL", "RunState", "sources_of"]
+
+
+class RunState(str, Enum):
+    """A state of a run; the value is what SQL stores."""
+
+    QUEUED = "QUEUED"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    WAITING = "WAITING"
+    PAUSED = "PAUSED"
+    INTERRUPTED = "INTERRUPTED"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    STOPPED = "STOPPED"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+_S = RunState
+TERMINAL = frozenset({_S.SUCCEEDED, _S.FAILED, _S.STOPPED})
+"""States that never change."""
+ACTIVE = frozenset({_S.STARTING, _S.RUNNING, _S.WAITING, _S.PAUSED})
+"""States in which a worker holds the run."""
+
+_ENDS = frozenset({_S.SUCCEEDED, _S.FAILED, _S.STOPPED, _S.INTERRUPTED})
+EDGES: dict[RunState, frozenset[RunState]] = {
+    _S.QUEUED: frozenset({_S.STARTING, _S.STOPPED, _S.FAILED}),
+    _S.STARTING: frozenset({_S.RUNNING, _S.WAITING, _S.FAILED, _S.STOPPED, _S.INTERRUPTED}),
+    _S.RUNNING: _ENDS | {_S.WAITING, _S.PAUSED},
+    _S.WAITING: frozenset({_S.RUNNING, _S.PAUSED, _S.FAILED, _S.STOPPED, _S.INTERRUPTED}),
+    _S.PAUSED: frozenset({_S.RUNNING, _S.WAITING, _S.FAILED, _S.STOPPED, _S.INTERRUPTED}),
+    _S.INTERRUPTED: frozenset({_S.QUEUED, _S.STARTING, _S.FAILED, _S.STOPPED}),
+    _S.SUCCEEDED: frozenset(),
+    _S.FAILED: frozenset(),
+    _S.STOPPED: frozenset(),
+}
+"""Every legal edge: from a state to the states it may become."""
+
+
+def sources_of(target: RunState) -> frozenset[RunState]:
+    """The states from which ``target`` may be entered."""
+    return frozenset(state for state, targets in EDGES.items() if target in targets)
