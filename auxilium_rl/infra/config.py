@@ -1,0 +1,168 @@
+"""The settings: the only place that reads the environment and the settings file.
+
+Order of precedence: arguments, then environment variables, then the file that ``AUXILIUM_CONFIG`` names (TOML or JSON),
+then the defaults here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    JsonConfigSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+__all__ = ["EnvConfig", "ServiceConfig", "Settings"]
+
+CONFIG_VARIABLE = "AUXILIUM_CONFIG"
+
+
+class Settings(BaseSettings):
+    """Every setting of the server and its workers. Names are the environment variables, in any case."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    grpc_host: str = Field("127.0.0.1", description="Address the server listens on.")
+    grpc_port: int = Field(50051, ge=0, le=65535, description="Port the server listens on; 0 takes a free one.")
+    grpc_max_workers: int = Field(10, ge=1, le=1000, description="Threads that answer unary calls.")
+    grpc_max_message_mb: int = Field(16, ge=1, le=1024, description="Largest message accepted, in MiB.")
+    max_watch_streams: int = Field(128, ge=1, le=10_000, description="WatchRun streams served at once.")
+    data_dir: Path = Field(Path("data"), description="Folder of everything the server keeps.")
+    models_dir: Path | None = Field(None, description="Folder of finished models. Default: DATA_DIR/models.")
+    checkpoint_dir: Path | None = Field(None, description="Folder of checkpoints. Default: DATA_DIR/checkpoints.")
+    logs_dir: Path | None = Field(None, description="Folder of worker logs and TensorBoard. Default: DATA_DIR/logs.")
+    model_export_root: Path | None = Field(None, description="Root of model_output_path. Default: MODELS_DIR.")
+    database_url: SecretStr | None = Field(None, description="SQLAlchemy URL. Default: SQLite in DATA_DIR.")
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_format: str = Field("auto", pattern="^(auto|json|console)$", description="auto: console on a terminal.")
+    simulation_grpc_host: str = Field("localhost:50062", description="The simulator of runs that name gym_ids.")
+    sim_connect_timeout: float = Field(10.0, gt=0, description="Seconds a simulator has to be reachable at start.")
+    sim_reset_timeout: float = Field(120.0, gt=0, description="Seconds a Reset may take.")
+    sim_step_timeout: float = Field(60.0, gt=0, description="Seconds a Step may take.")
+    sim_close_timeout: float = Field(10.0, gt=0, description="Seconds one Close may take before it is tried again.")
+    default_env: str = Field("fake", description="Environment of runs that name none: fake, gym:<id> or grpc.")
+    gym_env_ids: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Gymnasium ids allowed beside those Gymnasium ships, with commas between."
+    )
+    observation_dim: int = Field(
+        4, ge=1, validation_alias=AliasChoices("observation_dim", "obs_dim"), description="Observations, not negotiated."
+    )
+    action_dim: int = Field(4, ge=1, description="Number of actions where none was negotiated.")
+    max_steps: int = Field(500, ge=1, description="Steps after which an episode is truncated where none was negotiated.")
+    max_concurrent_runs: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, ge=1, description="Runs training at once. Default: cores."
+    )
+    max_queued_runs: int = Field(1000, ge=1, description="Runs that may wait; one more is refused.")
+    worker_torch_threads: int = Field(1, ge=1, description="Torch threads of a worker.")
+    checkpoint_freq: int = Field(10_000, ge=1, description="Timesteps between checkpoints.")
+    checkpoint_keep: int = Field(3, ge=1, description="Newest checkpoints of a run that stay.")
+    act_cache_models: int = Field(32, ge=1, description="Loaded policies kept for Act.")
+    shutdown_grace: float = Field(25.0, ge=0, description="Seconds runs have to save at shutdown.")
+    health_probe_interval: float = Field(2.0, gt=0, description="Seconds between write probes of database and store.")
+    algorithms: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Defaults by algorithm.")
+
+    @field_validator("gym_env_ids", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, value: str) -> str:
+        if value.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
+            raise ValueError("must be DEBUG, INFO, WARNING, ERROR or CRITICAL")
+        return value.upper()
+
+    @field_validator("default_env")
+    @classmethod
+    def _known_default_env(cls, value: str) -> str:
+        if value not in {"fake", "grpc"} and not value.startswith("gym:"):
+            raise ValueError("must be fake, grpc or gym:<Gymnasium id>")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, environment, settings file; nothing else is read."""
+        path = os.environ.get(CONFIG_VARIABLE)
+        if not path:
+            return init_settings, env_settings
+        if not Path(path).is_file():
+            raise ValueError(f"{CONFIG_VARIABLE}={path}: no such file")
+        reader = JsonConfigSettingsSource if path.endswith(".json") else TomlConfigSettingsSource
+        return init_settings, env_settings, reader(settings_cls, path)
+
+    @property
+    def models_folder(self) -> Path:
+        """Absolute folder of finished models."""
+        return (self.models_dir or self.data_dir / "models").absolute()
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Absolute folder of checkpoints."""
+        return (self.checkpoint_dir or self.data_dir / "checkpoints").absolute()
+
+    @property
+    def logs_folder(self) -> Path:
+        """Absolute folder of worker logs and TensorBoard event files."""
+        return (self.logs_dir or self.data_dir / "logs").absolute()
+
+    @property
+    def export_root(self) -> Path:
+        """Absolute root of ``model_output_path``."""
+        return (self.model_export_root or self.models_folder).absolute()
+
+    @property
+    def sql_url(self) -> str:
+        """The SQLAlchemy URL; may hold a password, so never log it."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{(self.data_dir / 'auxilium.db').absolute()}"
+
+    def to_worker(self) -> str:
+        """JSON that ``from_worker`` reads in a worker; holds the database's password, so it travels by pipe only."""
+        data = self.model_dump(mode="json")
+        data["database_url"] = self.sql_url
+        return json.dumps(data)
+
+    @classmethod
+    def from_worker(cls, text: str) -> Settings:
+        """The settings that ``to_worker`` wrote. Every field is given, so the worker's environment decides nothing."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """What an embedding program says of the server; see ``transport.grpc_server.create_server``."""
+
+    host: str = "127.0.0.1"
+    port: int = 50051
+    max_workers: int = 10
+    checkpoint_dir: str = "data/checkpoints"
+    models_dir: str = "data/models"
+    log_level: str = "INFO"
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The shape of environments where none was negotiated."""
+
+    observation_dim: int = 4
+    action_dim: int = 4
+    max_steps: int = 500
