@@ -55,10 +55,15 @@ class Settings(BaseSettings):
         (), description="Gymnasium ids allowed beside those Gymnasium ships, with commas between."
     )
     observation_dim: int = Field(
-        4, ge=1, validation_alias=AliasChoices("observation_dim", "obs_dim"), description="Observations, not negotiated."
+        4,
+        ge=1,
+        validation_alias=AliasChoices("observation_dim", "obs_dim"),
+        description="Observations, not negotiated.",
     )
     action_dim: int = Field(4, ge=1, description="Number of actions where none was negotiated.")
-    max_steps: int = Field(500, ge=1, description="Steps after which an episode is truncated where none was negotiated.")
+    max_steps: int = Field(
+        500, ge=1, description="Steps after which an episode is truncated where none was negotiated."
+    )
     max_concurrent_runs: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="Runs training at once. Default: cores."
     )

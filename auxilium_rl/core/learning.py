@@ -1,0 +1,137 @@
+"""One run, from its specification to its final model. Only workers import this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+
+from auxilium_rl.core.artifact import PolicyArtifact
+from auxilium_rl.core.dto import Checkpoint, Run
+from auxilium_rl.core.engine import accelerate
+from auxilium_rl.core.errors import LeaseLost
+from auxilium_rl.core.ports import LanePort, MetricStore, ModelStore, RunRegistry
+from auxilium_rl.core.run_callback import Control, EndedEarly, ProgressReporter, RunCallback
+from auxilium_rl.core.sb3_arguments import algorithm_class, sb3_arguments
+from auxilium_rl.core.states import RunState
+from auxilium_rl.core.vec_env import RemoteVecEnv
+
+__all__ = ["Learner", "Outcome"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How learning ended: all timesteps done (empty ``command``), or early on ``stop`` or ``interrupt``."""
+
+    command: str
+    timesteps_done: int
+
+
+class Learner:
+    """Trains one run on its lanes, keeping registry, metrics and model store up to date.
+
+    Args:
+        run: as claimed; its ``lease_epoch`` goes with every write.
+        checkpoint_keep: how many of the newest checkpoints stay.
+        tensorboard_dir: where event files go.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        lanes: LanePort,
+        *,
+        registry: RunRegistry,
+        metrics: MetricStore,
+        store: ModelStore,
+        control: Control,
+        checkpoint_keep: int,
+        tensorboard_dir: Path,
+    ) -> None:
+        self._run, self._spec = run, run.spec
+        self._lanes = lanes
+        self._registry, self._metrics, self._store = registry, metrics, store
+        self._control = control
+        self._keep = checkpoint_keep
+        self._tensorboard_dir = tensorboard_dir
+        self._kept: list[Checkpoint] = []
+        self.model = self._build_model()
+        report = accelerate(self.model)
+        self._engine = report.name if not report.reason else f"{report.name}: {report.reason}"
+        self._artifact = PolicyArtifact(self.model, self._spec.algorithm)
+
+    def learn(self) -> Outcome:
+        """Train to the end or until told otherwise; the final model is in the store when this returns.
+
+        Raises:
+            LeaseLost: the run belongs to another worker; nothing more was written.
+            SimulatorError: the simulator failed.
+            StoreUnavailable: a checkpoint could not be written.
+        """
+        callback = RunCallback(self._control, self._save, self._spec.checkpoint_freq, self._begin)
+        reporter = ProgressReporter(
+            self._run.run_id,
+            self._run.lease_epoch,
+            self._registry,
+            self._metrics,
+            self._control,
+            lambda: self.model.num_timesteps,
+        )
+        board = TensorBoardOutputFormat(str(self._tensorboard_dir))
+        self.model.set_logger(Logger(str(self._tensorboard_dir), [reporter, board]))
+        reporter.start()
+        command = ""
+        try:
+            self.model.learn(self._spec.total_timesteps, callback=callback)
+        except EndedEarly as early:
+            command = early.command
+        finally:
+            board.close()
+            reporter.close()
+        self._save("periodic" if command == "interrupt" else "final")
+        return Outcome(command, self.model.num_timesteps)
+
+    def export(self) -> str:
+        """Write the final model where the caller asked for it; gives that path, empty when none was asked for."""
+        if self._spec.export_path:
+            self._store.export(self._kept[-1], self._spec.export_path)
+        return self._spec.export_path
+
+    def _build_model(self) -> BaseAlgorithm:
+        env = RemoteVecEnv(self._lanes, self._spec.environment.max_steps)
+        make: Callable[..., BaseAlgorithm] = algorithm_class(self._spec.algorithm)
+        arguments: dict[str, Any] = sb3_arguments(self._spec.algorithm, self._spec.hyperparameters)
+        return make("MlpPolicy", env, seed=self._spec.seed, device="cpu", **arguments)
+
+    def _begin(self) -> None:
+        """After the first step: the initial weights are saved, then the run says that it runs."""
+        self._save("initial")
+        self._registry.report(
+            self._run.run_id,
+            self._run.lease_epoch,
+            timesteps_done=self.model.num_timesteps,
+            steps_per_second=0.0,
+            engine=self._engine,
+        )
+        if not self._registry.transition(self._run.run_id, RunState.RUNNING, epoch=self._run.lease_epoch):
+            raise LeaseLost("the run was taken from this worker before its first step")
+
+    def _save(self, kind: str) -> None:
+        timesteps = 0 if kind == "initial" else self.model.num_timesteps
+        checkpoint = self._store.put(self._run.run_id, timesteps, kind, self._write_files)
+        if not self._registry.add_checkpoint(checkpoint, self._run.lease_epoch):
+            raise LeaseLost("another worker holds this run")
+        self._kept = [c for c in self._kept if c.timesteps != timesteps] + [checkpoint]
+        while len(self._kept) > self._keep:
+            old = self._kept.pop(0)
+            self._registry.drop_checkpoint(old.run_id, old.timesteps)
+            self._store.discard(old.run_id, old.timesteps)
+
+    def _write_files(self, folder: Path) -> None:
+        self.model.save(folder / "model.zip")
+        (folder / "policy.onnx").write_bytes(self._artifact.graph())
+        (folder / "policy.json").write_text(self._artifact.description())

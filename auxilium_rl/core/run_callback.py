@@ -1,0 +1,164 @@
+"""What happens beside learning: checkpoints, stopping at boundaries, metrics. Only workers import this."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter
+
+from auxilium_rl.core.errors import LeaseLost
+from auxilium_rl.core.ports import MetricStore, RunRegistry
+from auxilium_rl.core.dto import MetricPoint
+
+__all__ = ["Control", "EndedEarly", "ProgressReporter", "RunCallback"]
+
+
+class EndedEarly(Exception):  # noqa: N818 - not an error: it unwinds SB3's loop
+    """Unwinds ``learn()`` at a boundary; ``command`` says on whose wish."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__(command)
+        self.command = command
+
+
+class Control:
+    """What the server wishes of a worker: ``stop``, ``stop_now`` or ``interrupt``; set from the thread that listens."""
+
+    def __init__(self) -> None:
+        self.command = ""
+        self.urgent = False
+        self.lease_lost = False
+
+    def tell(self, command: str) -> None:
+        """Note a wish. ``stop_now`` does not wait for a learning boundary."""
+        if command not in {"stop", "stop_now", "interrupt"}:
+            raise ValueError(f"unknown command {command!r}")
+        self.command = "stop" if command == "stop_now" else command
+        self.urgent = self.urgent or command == "stop_now"
+
+    def lose_lease(self) -> None:
+        """The registry refused a write: the run belongs to another worker."""
+        self.lease_lost = True
+        self.urgent = True
+
+
+class RunCallback(BaseCallback):
+    """Ends ``learn()`` on request and takes checkpoints at learning boundaries.
+
+    A boundary is where a rollout begins: for on-policy algorithms after an update, for off-policy ones after a train step.
+    """
+
+    def __init__(
+        self, control: Control, save: Callable[[str], None], checkpoint_freq: int, on_first_step: Callable[[], None]
+    ) -> None:
+        super().__init__()
+        self._control = control
+        self._save = save
+        self._freq = checkpoint_freq
+        self._on_first_step: Callable[[], None] | None = on_first_step
+        self._next_checkpoint = checkpoint_freq
+
+    def _on_rollout_start(self) -> None:
+        if self._control.command:
+            raise EndedEarly(self._control.command)
+        if self.model.num_timesteps >= self._next_checkpoint:
+            self._next_checkpoint = (self.model.num_timesteps // self._freq + 1) * self._freq
+            self._save("periodic")
+
+    def _on_step(self) -> bool:
+        if self._on_first_step is not None:
+            first, self._on_first_step = self._on_first_step, None
+            first()
+        if self._control.urgent:
+            if self._control.lease_lost:
+                raise LeaseLost("another worker holds this run")
+            raise EndedEarly(self._control.command)
+        return True
+
+
+class ProgressReporter(KVWriter):
+    """Carries progress and metrics to the registry from a thread of its own, so that learning never waits for a disk.
+
+    As a ``KVWriter`` it is one of SB3's log outputs.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        epoch: int,
+        registry: RunRegistry,
+        metrics: MetricStore,
+        control: Control,
+        timesteps: Callable[[], int],
+        interval: float = 0.5,
+    ) -> None:
+        self._run_id, self._epoch = run_id, epoch
+        self._registry, self._metrics, self._control = registry, metrics, control
+        self._timesteps, self._interval = timesteps, interval
+        self._points: list[MetricPoint] = []
+        self._lock, self._wake, self._ended = threading.Lock(), threading.Event(), False
+        self._last = (-1, 0.0)
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
+
+    def start(self) -> None:
+        """Begin to report."""
+        self._thread.start()
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Queue what SB3 logged; text, pictures and the like are TensorBoard's alone."""
+        now = datetime.now(timezone.utc)
+        points = [
+            MetricPoint(key, step, float(value), now)
+            for key, value in sorted(key_values.items())
+            if isinstance(value, (bool, int, float, np.floating, np.integer))
+        ]
+        with self._lock:
+            self._points.extend(points)
+
+    def close(self) -> None:
+        """Write what is queued and end the thread. Raises what the store raised, so that no metric is lost in silence."""
+        self._ended = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._flush(math.inf)
+        if self._error is not None:
+            raise self._error
+
+    def _loop(self) -> None:
+        while not self._ended:
+            self._wake.wait(self._interval)
+            try:
+                self._flush(self._interval)
+            except Exception as error:  # noqa: BLE001 - tried again at the next turn; close() raises the last one
+                self._error = error
+            else:
+                self._error = None
+
+    def _flush(self, elapsed: float) -> None:
+        with self._lock:
+            points, self._points = self._points, []
+        try:
+            if points:
+                self._metrics.append(self._run_id, points)
+        except Exception:
+            with self._lock:
+                self._points = points + self._points
+            raise
+        done = self._timesteps()
+        before, rate = self._last
+        if done == before and rate == 0.0:
+            return
+        if math.isfinite(elapsed) and before >= 0:
+            now = (done - before) / elapsed
+            rate = now if rate == 0.0 else 0.7 * rate + 0.3 * now
+        self._last = (done, rate)
+        if not self._registry.report(self._run_id, self._epoch, timesteps_done=done, steps_per_second=round(rate, 1)):
+            self._control.lose_lease()

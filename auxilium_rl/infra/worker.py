@@ -1,0 +1,156 @@
+"""A worker: one process, one run. Finds its job on standard input, ends when standard input ends.
+
+Exit codes: 0, what the run came to is in the registry; 1, it could not be written there (the log says why); 3, the run
+belongs to another worker now.
+"""
+
+from __future__ import annotations
+
+import base64
+import faulthandler
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, Any
+
+import structlog
+
+from auxilium_rl.core.dto import Run
+from auxilium_rl.core.errors import AuxiliumError, LeaseLost
+from auxilium_rl.core.learning import Learner
+from auxilium_rl.core.run_callback import Control
+from auxilium_rl.core.states import RunState
+from auxilium_rl.infra.config import Settings
+from auxilium_rl.infra.environments import open_lanes
+from auxilium_rl.infra.executor import log_tail
+from auxilium_rl.infra.logging import configure_logging
+from auxilium_rl.infra.model_store import ModelStore
+from auxilium_rl.infra.sql.database import open_database
+from auxilium_rl.infra.sql.metrics import SqlMetricStore
+from auxilium_rl.infra.sql.registry import SqlRunRegistry
+
+__all__ = ["main"]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass
+class _Worker:
+    """What one worker holds while it lives."""
+
+    run: Run
+    settings: Settings
+    registry: SqlRunRegistry
+    metrics: SqlMetricStore
+    control: Control
+    factory: Callable[..., Any] | None
+
+    def work(self) -> int:
+        """Train, then write what the run came to; gives the exit code."""
+        try:
+            fields = self._train()
+        except LeaseLost as lost:
+            _log.error("lease_lost", reason=lost.message)
+            return 3
+        except BaseException as error:  # noqa: BLE001 - whatever it was, the run must say so
+            _log.exception("run_failed")
+            fields = {"target": RunState.FAILED, "error_message": _explain(error), "log_tail": self._log_tail()}
+        ended = self.registry.transition(self.run.run_id, epoch=self.run.lease_epoch, **fields)
+        _log.info("run_ended", state=str(fields["target"]), written=ended)
+        return 0 if ended else 3
+
+    def _train(self) -> dict[str, Any]:
+        spec, settings = self.run.spec, self.settings
+        store = ModelStore(settings.models_folder, settings.checkpoint_folder, export_root=settings.export_root)
+        lanes = open_lanes(spec.environment, settings, self.factory)
+        try:
+            learner = Learner(
+                self.run,
+                lanes,
+                registry=self.registry,
+                metrics=self.metrics,
+                store=store,
+                control=self.control,
+                checkpoint_keep=settings.checkpoint_keep,
+                tensorboard_dir=settings.logs_folder / self.run.run_id / "tensorboard",
+            )
+            outcome = learner.learn()
+            exported = "" if outcome.command == "interrupt" else learner.export()
+        finally:
+            lanes.close()
+        return _ending(outcome.command, outcome.timesteps_done, spec.total_timesteps, exported)
+
+    def _log_tail(self) -> str:
+        sys.stderr.flush()
+        return log_tail(self.settings.logs_folder / self.run.run_id / "worker.log")
+
+
+def _ending(command: str, done: int, total: int, exported: str) -> dict[str, Any]:
+    """The transition that a run ends with."""
+    if command == "interrupt":
+        return {"target": RunState.INTERRUPTED, "reason": "the server shut down", "timesteps_done": done}
+    fields: dict[str, Any] = {"target": RunState.SUCCEEDED, "timesteps_done": done, "exported_path": exported}
+    if command == "stop":
+        fields |= {
+            "target": RunState.STOPPED,
+            "error_message": f"stopped on request at {done} of {total} timesteps",
+        }
+    return fields
+
+
+def _explain(error: BaseException) -> str:
+    return error.message if isinstance(error, AuxiliumError) else f"{type(error).__name__}: {error}"
+
+
+def _listen(stream: IO[bytes], control: Control) -> None:
+    """Follow commands; when the stream ends the server is gone, and so is this process."""
+    for line in stream:
+        control.tell(json.loads(line)["command"])
+    os._exit(4)
+
+
+def main() -> int:
+    """Do the job that comes as the first line of standard input; gives the exit code."""
+    faulthandler.enable()
+    stream = os.fdopen(0, "rb", closefd=False)
+    first = stream.readline()
+    if not first:
+        return 4
+    job = json.loads(first)
+    settings = Settings.from_worker(job["settings"])
+    configure_logging(settings.log_level, "json")
+    structlog.contextvars.bind_contextvars(run_id=job["run_id"], epoch=job["epoch"])
+    control = Control()
+    threading.Thread(target=_listen, args=(stream, control), name="control", daemon=True).start()
+    engine = open_database(settings.sql_url)
+    registry = SqlRunRegistry(engine)
+    run = registry.get(job["run_id"])
+    if run.lease_epoch != job["epoch"]:
+        return 3
+    if run.stop_requested:
+        control.tell("stop_now" if run.stop_requested == "immediate" else "stop")
+    _set_threads(settings.worker_torch_threads)
+    return _Worker(run, settings, registry, SqlMetricStore(engine), control, _factory(job["adapter_factory"])).work()
+
+
+def _factory(encoded: str) -> Callable[..., Any] | None:
+    """An embedding program's own factory; it comes from that program's executor, never from the network."""
+    if not encoded:
+        return None
+    import cloudpickle
+
+    factory: Callable[..., Any] = cloudpickle.loads(base64.b64decode(encoded))
+    return factory
+
+
+def _set_threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
