@@ -1,0 +1,307 @@
+"""From what a caller asked for to a ``RunSpec``, or to an error that names every field at fault."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from auxilium_rl.core.dto import EnvironmentSource, EnvironmentSpec, RunSpec
+from auxilium_rl.core.errors import FieldViolation, InvalidRequest
+from auxilium_rl.core.hyperparameters import ALGORITHMS, check_together, parse_text, parse_typed
+
+__all__ = ["RequestDefaults", "StartRequest", "build_spec", "check_environment_spec", "gym_ids_in", "parse_gym_ids"]
+
+_MAX_SEED = 2**31 - 1
+_MAX_TIMESTEPS = 10**12
+_MAX_LANES = 1024
+_MAX_ID = 512
+
+
+@dataclass(frozen=True)
+class RequestDefaults:
+    """What fills the gaps of a request.
+
+    Attributes:
+        environment: the shape where none was negotiated; ``max_steps`` above 0.
+        default_env: ``fake``, ``gym:<id>``, ``grpc`` or ``adapter`` (the embedding program's factory).
+        simulator: ``host:port`` of runs that name gym ids and no address.
+        algorithms: the operator's hyperparameter defaults by algorithm.
+    """
+
+    environment: EnvironmentSpec
+    default_env: str
+    simulator: str
+    checkpoint_freq: int
+    algorithms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StartRequest:
+    """A start as either API brings it.
+
+    Attributes:
+        text: the hyperparameters are text (``policy_trainer``), with ``gym_ids``, ``n_envs``, ``total_timesteps`` and
+            ``seed`` among them; else typed values (``auxilium.v1``).
+        seed: None: draw one.
+        environment: as given; empty uri, no gym ids and zeros where nothing was said.
+    """
+
+    algorithm: str
+    experiment_id: str
+    total_timesteps: int
+    seed: int | None
+    hyperparameters: Mapping[str, Any]
+    model_output_path: str = ""
+    environment: EnvironmentSource = field(default_factory=lambda: EnvironmentSource("", lanes=0))
+    checkpoint_freq: int = 0
+    text: bool = False
+
+
+def gym_ids_in(request: StartRequest) -> tuple[str, ...]:
+    """The gym ids a request names, as far as they can be read: those that are owed a Close if it is refused."""
+    names = request.environment.gym_ids or str(request.hyperparameters.get("gym_ids", "")).split(";")
+    return tuple(dict.fromkeys(name for name in names if name.strip()))
+
+
+def parse_gym_ids(text: str) -> tuple[str, ...]:
+    """``"a;b;c"`` as names. Raises InvalidRequest when one is empty or comes twice."""
+    return _checked_gym_ids(text.split(";"), "hyperparameters.gym_ids")
+
+
+def check_environment_spec(spec: EnvironmentSpec) -> None:
+    """Raises InvalidRequest when a spec contradicts itself."""
+    found: list[FieldViolation] = []
+    for name, value, least in (
+        ("observation_dim", spec.observation_dim, 1),
+        ("action_dim", spec.action_dim, 1),
+        ("sight_range", spec.sight_range, 0),
+        ("max_steps", spec.max_steps, 0),
+    ):
+        if value < least:
+            found.append(FieldViolation(f"spec.{name}", f"{value} given; at least {least} is accepted"))
+    expected = 5 + (2 * spec.sight_range + 1) ** 2
+    if spec.sight_range > 0 and spec.observation_dim != expected:
+        found.append(
+            FieldViolation(
+                "spec.observation_dim",
+                f"{spec.observation_dim} given; sight_range {spec.sight_range} means 5 + (2*{spec.sight_range}+1)^2 = {expected}",
+            )
+        )
+    names = len(spec.observation_feature_names)
+    if names and names != spec.observation_dim:
+        found.append(
+            FieldViolation(
+                "spec.observation_feature_names",
+                f"{names} names given; one for each of {spec.observation_dim} observation values, or none, is accepted",
+            )
+        )
+    if found:
+        raise InvalidRequest(*found)
+
+
+class _Collector:
+    """Runs checks one after another and keeps every violation, so that a caller hears of all of them at once."""
+
+    def __init__(self) -> None:
+        self.violations: list[FieldViolation] = []
+
+    def check(self, action: Callable[[], Any]) -> Any:
+        """The result of ``action``; None when it was refused."""
+        try:
+            return action()
+        except InvalidRequest as refused:
+            self.violations.extend(refused.violations)
+            return None
+
+    def require(self, ok: bool, name: str, description: str) -> None:
+        """Note a violation unless ``ok``."""
+        if not ok:
+            self.violations.append(FieldViolation(name, description))
+
+    def settle(self) -> None:
+        """Raise what was found."""
+        if self.violations:
+            raise InvalidRequest(*self.violations)
+
+
+def build_spec(
+    request: StartRequest,
+    defaults: RequestDefaults,
+    negotiated: EnvironmentSpec | None,
+    export_target: Callable[[str], str],
+) -> RunSpec:
+    """Check every part of a request and resolve every default.
+
+    Raises:
+        InvalidRequest: with a violation for each field at fault.
+    """
+    found = _Collector()
+    _check_name(found, "experiment_id", request.experiment_id)
+    found.require(
+        request.algorithm in ALGORITHMS,
+        "algorithm",
+        f"'{request.algorithm}' given; {', '.join(sorted(ALGORITHMS))} are accepted",
+    )
+    values = dict(request.hyperparameters)
+    total, seed, lanes_given, gym_ids = _take_reserved(found, request, values)
+    found.require(
+        0 < total <= _MAX_TIMESTEPS, "total_timesteps", f"{total} given; 1 to {_MAX_TIMESTEPS} timesteps are accepted"
+    )
+    found.require(seed is None or 0 <= seed <= _MAX_SEED, "seed", f"{seed} given; 0 to {_MAX_SEED} is accepted")
+    found.require(
+        request.checkpoint_freq >= 0, "checkpoint_freq", f"{request.checkpoint_freq} given; 0 or more is accepted"
+    )
+    source = found.check(lambda: _resolve_source(request.environment, gym_ids, lanes_given, defaults, negotiated))
+    parse = parse_text if request.text else parse_typed
+    parsed = (
+        found.check(lambda: parse(request.algorithm, values, defaults.algorithms.get(request.algorithm)))
+        if request.algorithm in ALGORITHMS
+        else None
+    )
+    path = request.model_output_path.replace("\\", "/")
+    export_path = found.check(lambda: export_target(path)) if path else ""
+    if parsed is not None and source is not None:
+        found.check(lambda: check_together(request.algorithm, parsed, source.lanes, total))
+    found.settle()
+    return RunSpec(
+        experiment_id=request.experiment_id,
+        algorithm=request.algorithm,
+        environment=source,
+        total_timesteps=total,
+        seed=secrets.randbelow(_MAX_SEED) if seed is None else seed,
+        hyperparameters=parsed,
+        model_output_path=path,
+        export_path=export_path,
+        checkpoint_freq=request.checkpoint_freq or defaults.checkpoint_freq,
+    )
+
+
+def _check_name(found: _Collector, name: str, value: str) -> None:
+    found.require(bool(value.strip()), name, "empty; a name is needed")
+    found.require(len(value) <= _MAX_ID, name, f"{len(value)} characters given; at most {_MAX_ID} are accepted")
+    found.require(value.isprintable(), name, f"{value!r:.80} given; control characters are not accepted")
+
+
+def _take_reserved(
+    found: _Collector, request: StartRequest, values: dict[str, Any]
+) -> tuple[int, int | None, int, tuple[str, ...]]:
+    """Remove what is not the algorithm's from a text map: total timesteps, seed, number of lanes, gym ids."""
+    if not request.text:
+        gym_ids = found.check(lambda: _checked_gym_ids(request.environment.gym_ids, "environment.gym_ids"))
+        return request.total_timesteps, request.seed, request.environment.lanes, gym_ids or ()
+    total = _either(found, values, "total_timesteps", request.total_timesteps)
+    seed = _either(found, values, "seed", request.seed or 0)
+    lanes = _integer(found, values, "n_envs")
+    found.require(lanes is None or lanes > 0, "hyperparameters.n_envs", f"{lanes} given; at least 1 is accepted")
+    text = values.pop("gym_ids", None)
+    gym_ids = () if text is None else found.check(lambda: parse_gym_ids(text))
+    return total, seed, lanes or 0, gym_ids or ()
+
+
+def _integer(found: _Collector, values: dict[str, Any], name: str) -> int | None:
+    text = values.pop(name, None)
+    if text is None:
+        return None
+    try:
+        return int(str(text).strip())
+    except ValueError:
+        found.require(False, f"hyperparameters.{name}", f"{text!r:.80} given; a whole number is accepted")
+        return None
+
+
+def _either(found: _Collector, values: dict[str, Any], name: str, given: int) -> int:
+    """A number that may stand in its field, in the map, or, when equal, in both."""
+    in_map = _integer(found, values, name)
+    if in_map is None:
+        return given
+    found.require(
+        given in (0, in_map), name, f"{given} given, but hyperparameters.{name} says {in_map}; give one, or the same"
+    )
+    return in_map
+
+
+def _checked_gym_ids(names: Sequence[str], field_name: str) -> tuple[str, ...]:
+    found = _Collector()
+    for number, name in enumerate(names):
+        found.require(bool(name.strip()), field_name, f"name {number} of {len(names)} is empty")
+        found.require(len(name) <= _MAX_ID, field_name, f"name {number} has more than {_MAX_ID} characters")
+    for name in dict.fromkeys(names):
+        found.require(
+            names.count(name) == 1 or not name.strip(), field_name, f"'{name}' comes {names.count(name)} times"
+        )
+    found.require(len(names) <= _MAX_LANES, field_name, f"{len(names)} given; at most {_MAX_LANES} are accepted")
+    found.settle()
+    return tuple(names)
+
+
+def _resolve_source(
+    given: EnvironmentSource,
+    gym_ids: tuple[str, ...],
+    lanes: int,
+    defaults: RequestDefaults,
+    negotiated: EnvironmentSpec | None,
+) -> EnvironmentSource:
+    """The environment a run trains on, nothing left open."""
+    shape = negotiated or defaults.environment
+    uri = given.uri or _default_uri(gym_ids, defaults)
+    found = _Collector()
+    _check_uri(found, uri)
+    found.require(
+        not gym_ids or lanes in (0, len(gym_ids)),
+        "n_envs",
+        f"{lanes} given, but {len(gym_ids)} gym ids; give one gym id for each lane",
+    )
+    found.require(lanes <= _MAX_LANES, "lanes", f"{lanes} given; at most {_MAX_LANES} are accepted")
+    remote = uri.startswith("grpc://")
+    found.require(
+        not (remote and given.uri and not gym_ids),
+        "environment.gym_ids",
+        "none given; a simulator behind grpc:// needs one gym id for each lane",
+    )
+    found.require(
+        remote or uri == "adapter" or not gym_ids,
+        "environment.gym_ids",
+        f"given, but '{uri}' has no gym ids; use grpc://host:port",
+    )
+    for name in ("observation_dim", "action_dim", "max_steps", "lanes"):
+        value = getattr(given, name)
+        found.require(value >= 0, f"environment.{name}", f"{value} given; 0 (the default) or more is accepted")
+    found.settle()
+    own_shape = uri.startswith("gym:")
+    return EnvironmentSource(
+        uri=uri,
+        lanes=len(gym_ids) or lanes or 1,
+        gym_ids=gym_ids,
+        observation_dim=0 if own_shape else given.observation_dim or shape.observation_dim,
+        action_dim=0 if own_shape else given.action_dim or shape.action_dim,
+        max_steps=given.max_steps
+        or (negotiated.max_steps if negotiated else 0)
+        or (0 if own_shape else defaults.environment.max_steps),
+    )
+
+
+def _default_uri(gym_ids: tuple[str, ...], defaults: RequestDefaults) -> str:
+    if defaults.default_env == "adapter":
+        return "adapter"
+    if gym_ids or defaults.default_env == "grpc":
+        return f"grpc://{defaults.simulator}"
+    return defaults.default_env
+
+
+def _check_uri(found: _Collector, uri: str) -> None:
+    if uri.startswith("grpc://"):
+        host, _, port = uri.removeprefix("grpc://").rpartition(":")
+        ok = bool(host) and port.isdigit() and 0 < int(port) < 65536
+        found.require(ok, "environment.uri", f"'{uri}' given; grpc://host:port is accepted")
+    elif uri.startswith("gym:"):
+        env_id = uri.removeprefix("gym:")
+        ok = bool(env_id) and ":" not in env_id and env_id.isprintable()
+        found.require(ok, "environment.uri", f"'{uri}' given; gym:<id> is accepted, without a module")
+    else:
+        found.require(
+            uri in {"fake", "adapter"},
+            "environment.uri",
+            f"'{uri}' given; grpc://host:port, gym:<Gymnasium id> and fake are accepted",
+        )

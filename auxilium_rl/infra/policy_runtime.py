@@ -1,0 +1,46 @@
+"""Served artifacts in ONNX Runtime: what ``Act`` answers from."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from auxilium_rl.core.dto import Checkpoint
+from auxilium_rl.core.errors import ModelCorrupt
+from auxilium_rl.core.ports import ModelStore
+
+__all__ = ["OnnxPolicy", "load_policy"]
+
+_FORMAT_VERSION = 1
+
+
+class OnnxPolicy:
+    """A policy graph; an ``ActionModel``. One thread of its own caller computes; any number may call at once."""
+
+    def __init__(self, graph: bytes, description: dict[str, Any]) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self.observation_dim: int = description["observation_space"]["shape"][0]
+
+    def act(self, observation: npt.NDArray[np.float32]) -> int:
+        """The deterministic action for one observation, ``(observation_dim,)`` float32."""
+        return int(self._session.run(("action",), {"observation": observation[None, :]})[0][0])
+
+
+def load_policy(store: ModelStore, checkpoint: Checkpoint) -> OnnxPolicy:
+    """Load a checkpoint's artifact, its hashes checked. Raises ModelCorrupt."""
+    description = json.loads(store.read(checkpoint, "policy.json"))
+    if description.get("format_version") != _FORMAT_VERSION:
+        raise ModelCorrupt(
+            f"{checkpoint.path}/policy.json has format_version {description.get('format_version')}; "
+            f"this server reads {_FORMAT_VERSION}"
+        )
+    return OnnxPolicy(store.read(checkpoint, "policy.onnx"), description)
