@@ -22,6 +22,7 @@ __all__ = [
     "RunNotFound",
     "SimulatorError",
     "StoreUnavailable",
+    "StreamsExhausted",
 ]
 
 
@@ -93,6 +94,12 @@ class QueueFull(AuxiliumError):
     """No more runs can wait."""
 
     reason = "QUEUE_FULL"
+
+
+class StreamsExhausted(AuxiliumError):
+    """No more streams are served at once."""
+
+    reason = "STREAMS_EXHAUSTED"
 
 
 class Draining(AuxiliumError):

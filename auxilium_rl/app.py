@@ -1,0 +1,222 @@
+"""The only place that knows everything: builds the object graph from settings and runs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+
+from auxilium_rl.core.acting import ActingService
+from auxilium_rl.core.dto import EnvironmentSpec
+from auxilium_rl.core.errors import AuxiliumError, InvalidRequest
+from auxilium_rl.core.feed import RunFeed
+from auxilium_rl.core.requests import RequestDefaults
+from auxilium_rl.core.training import TrainingOrchestrator
+from auxilium_rl.infra.config import EnvConfig, ServiceConfig, Settings
+from auxilium_rl.infra.executor import LocalExecutor
+from auxilium_rl.infra.gym_closer import GymCloser
+from auxilium_rl.infra.logging import configure_logging
+from auxilium_rl.infra.model_store import ModelStore
+from auxilium_rl.infra.policy_runtime import load_policy
+from auxilium_rl.infra.server_lock import ServerLock
+from auxilium_rl.infra.sql.database import migrate, open_database
+from auxilium_rl.infra.sql.metrics import SqlMetricStore
+from auxilium_rl.infra.sql.registry import SqlRunRegistry
+from auxilium_rl.transport.grpc_server import SERVICES, GrpcServer
+from auxilium_rl.transport.health_servicer import HealthMonitor
+from auxilium_rl.transport.run_servicer import RunServicer
+from auxilium_rl.transport.trainer_servicer import TrainerServicer
+
+__all__ = ["Application", "embed", "serve"]
+
+_log = structlog.get_logger(__name__)
+
+
+class Application:
+    """One server with everything behind it.
+
+    Raises:
+        StoreUnavailable: a folder or the database cannot be written, another server uses the data folder, or the port
+            is taken. Nothing is left running.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        orchestrator: TrainingOrchestrator | None = None,
+        adapter_factory: bytes = b"",
+        default_env: str = "",
+    ) -> None:
+        self._settings = settings
+        self._lock = ServerLock(settings.data_dir)
+        store = orchestrator.model_store if orchestrator else _model_store(settings)
+        self._engine = open_database(settings.sql_url)
+        migrate(self._engine)
+        registry = SqlRunRegistry(self._engine)
+        self._closer = GymCloser(registry, settings.sim_close_timeout)
+        self._feed = RunFeed(registry, SqlMetricStore(self._engine), capacity=settings.max_watch_streams)
+        self.executor = LocalExecutor(
+            settings.to_worker(),
+            settings.logs_folder,
+            torch_threads=settings.worker_torch_threads,
+            adapter_factory=adapter_factory,
+        )
+        self.orchestrator = orchestrator or TrainingOrchestrator(
+            store,
+            EnvConfig(settings.observation_dim, settings.action_dim, settings.max_steps),
+            settings.checkpoint_freq,
+        )
+        self.orchestrator.connect(
+            registry,
+            self.executor,
+            _defaults(settings, self.orchestrator, default_env),
+            max_concurrent_runs=settings.max_concurrent_runs,
+            max_queued_runs=settings.max_queued_runs,
+        )
+        self.orchestrator.on_run_ended = self._closer.wake
+        self._health = HealthMonitor(SERVICES, [registry.probe, store.probe], settings.health_probe_interval)
+        acting = ActingService(registry, lambda c: load_policy(store, c), settings.act_cache_models)
+        self._server = GrpcServer(
+            TrainerServicer(self.orchestrator, acting),
+            RunServicer(self.orchestrator, self._feed, lambda run: str(settings.logs_folder / run / "tensorboard")),
+            self._health,
+            host=settings.grpc_host,
+            port=settings.grpc_port,
+            max_workers=settings.grpc_max_workers,
+            max_streams=settings.max_watch_streams,
+            max_message_mb=settings.grpc_max_message_mb,
+        )
+        self.port = self._server.port
+
+    def start(self) -> None:
+        """Begin to answer, to train what is queued and to close what is owed."""
+        self.orchestrator.start()
+        self._feed.start()
+        self._closer.start()
+        self._server.start()
+        self._health.start()
+        _log.info("serving", address=f"{self._settings.grpc_host}:{self.port}", data=str(self._settings.data_dir))
+
+    def wait_for_termination(self, timeout: float | None = None) -> bool:
+        """Wait until ``stop`` is through; False when ``timeout`` seconds passed before."""
+        return self._server.wait_for_termination(timeout)
+
+    def stop(self, grace: float | None = None) -> None:
+        """NOT_SERVING first, then runs save and leave within ``grace`` seconds (SHUTDOWN_GRACE), then the server ends."""
+        self._health.shut_down()
+        in_time = self.orchestrator.drain(self._settings.shutdown_grace if grace is None else grace)
+        if not in_time:
+            _log.warning("workers_killed_at_shutdown")
+        self.orchestrator.close()
+        self._closer.close()
+        self._feed.close()
+        self._server.stop(1.0)
+        self._engine.dispose()
+        self._lock.release()
+        _log.info("stopped")
+
+
+def _model_store(settings: Settings) -> ModelStore:
+    return ModelStore(settings.models_folder, settings.checkpoint_folder, export_root=settings.export_root)
+
+
+def _defaults(settings: Settings, orchestrator: TrainingOrchestrator, default_env: str) -> RequestDefaults:
+    shape = orchestrator.env_config
+    return RequestDefaults(
+        environment=EnvironmentSpec(shape.observation_dim, shape.action_dim, max_steps=shape.max_steps),
+        default_env=default_env or settings.default_env,
+        simulator=settings.simulation_grpc_host,
+        checkpoint_freq=orchestrator.checkpoint_freq,
+        algorithms=settings.algorithms,
+    )
+
+
+def serve(overrides: Mapping[str, object] | None = None) -> int:
+    """Run a server until SIGTERM or SIGINT; gives the exit code.
+
+    Args:
+        overrides: settings by name that beat the environment.
+    """
+    try:
+        settings = Settings(**dict(overrides or {}))  # type: ignore[arg-type]
+    except (ValidationError, ValueError) as error:
+        sys.stderr.write(f"auxilium: {_setting_errors(error)}\n")
+        return 2
+    configure_logging(settings.log_level, settings.log_format)
+    try:
+        application = Application(settings)
+    except AuxiliumError as error:
+        sys.stderr.write(f"auxilium: {error.message}\n")
+        return 1
+    stopping = threading.Event()
+    _handle_signals(stopping)
+    application.start()
+    stopping.wait()
+    application.stop()
+    return 0
+
+
+def _setting_errors(error: Exception) -> str:
+    """What is wrong with which setting, without its value where that may be a secret."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors(include_input=False))
+
+
+def _handle_signals(stopping: threading.Event) -> None:
+    """The first SIGTERM or SIGINT begins the shutdown, a second one ends the process at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stopping.is_set():
+            os._exit(128 + number)
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+
+
+def embed(
+    orchestrator: TrainingOrchestrator,
+    config: ServiceConfig,
+    adapter_factory: Callable[..., Any] | None,
+    *,
+    model_store: Any = None,
+) -> Application:
+    """What ``transport.grpc_server.create_server`` documents."""
+    if model_store is not None:
+        orchestrator.model_store = model_store
+    settings = Settings(
+        grpc_host=config.host,
+        grpc_port=config.port,
+        grpc_max_workers=config.max_workers,
+        models_dir=config.models_dir,
+        checkpoint_dir=config.checkpoint_dir,
+        data_dir=config.checkpoint_dir,
+        logs_dir=None,
+        log_level=config.log_level,
+    )
+    configure_logging(settings.log_level, settings.log_format)
+    default_env = "adapter" if adapter_factory is not None else "fake"
+    return Application(settings, orchestrator, _pickled(adapter_factory), default_env)
+
+
+def _pickled(factory: Callable[..., Any] | None) -> bytes:
+    """The factory as bytes for this program's own workers."""
+    if factory is None:
+        return b""
+    import cloudpickle
+
+    try:
+        data: bytes = cloudpickle.dumps(factory)
+    except Exception as error:
+        raise InvalidRequest.of(
+            "adapter_factory", f"it must travel to a worker process, but cannot be pickled: {error}"
+        ) from error
+    return data

@@ -1,0 +1,49 @@
+"""Keeps a second server out of a data folder that is in use."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from auxilium_rl.core.errors import StoreUnavailable
+
+__all__ = ["ServerLock"]
+
+
+class ServerLock:
+    """An exclusive lock on ``<folder>/server.lock``; the system drops it when the process dies, however it dies.
+
+    Raises:
+        StoreUnavailable: another server holds it, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder.absolute() / "server.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StoreUnavailable(f"the data folder {path.parent} cannot be written: {error.strerror}") from error
+        try:
+            _lock(self._descriptor)
+        except OSError:
+            os.close(self._descriptor)
+            raise StoreUnavailable(
+                f"another server uses the data folder {path.parent}; stop it, or set DATA_DIR to another folder"
+            ) from None
+
+    def release(self) -> None:
+        """Let another server in."""
+        os.close(self._descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,124 @@
+"""Between the domain's values and the messages of ``auxilium.v1``."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from google.protobuf import json_format, struct_pb2, timestamp_pb2
+
+from auxilium_rl.core.dto import Checkpoint, EnvironmentSource, MetricPoint, Run
+from auxilium_rl.core.errors import InvalidRequest
+from auxilium_rl.core.hyperparameters import AlgorithmInfo
+from auxilium_rl.core.requests import StartRequest
+from auxilium_rl.core.states import ACTIVE, RunState
+from generated.auxilium.v1 import runs_pb2 as pb
+
+__all__ = ["algorithm_message", "metric_message", "run_message", "start_request", "states_of"]
+
+
+def start_request(message: pb.StartRunRequest) -> StartRequest:
+    """What a StartRun asks for."""
+    env = message.environment
+    return StartRequest(
+        algorithm=message.algorithm,
+        experiment_id=message.experiment_id,
+        total_timesteps=message.total_timesteps,
+        seed=message.seed if message.HasField("seed") else None,
+        hyperparameters=json_format.MessageToDict(message.hyperparameters),
+        model_output_path=message.model_output_path,
+        environment=EnvironmentSource(
+            env.uri, env.lanes, tuple(env.gym_ids), env.observation_dim, env.action_dim, env.max_steps
+        ),
+        checkpoint_freq=message.checkpoint_freq,
+    )
+
+
+def states_of(values: list[int]) -> list[RunState]:
+    """States of a filter. Raises InvalidRequest for a number that is none."""
+    known = {number: name.removeprefix("RUN_STATE_") for name, number in pb.RunState.items() if number}
+    for value in values:
+        if value not in known:
+            raise InvalidRequest.of("states", f"{value} given; {', '.join(known.values())} are accepted")
+    return [RunState(known[value]) for value in values]
+
+
+def run_message(run: Run, tensorboard_dir: str = "") -> pb.Run:
+    """A run as clients see it."""
+    spec, env = run.spec, run.spec.environment
+    active = run.state in ACTIVE
+    hyperparameters = struct_pb2.Struct()
+    hyperparameters.update(dict(spec.hyperparameters))
+    return pb.Run(
+        run_id=run.run_id,
+        experiment_id=spec.experiment_id,
+        algorithm=spec.algorithm,
+        state=pb.RunState.Value(f"RUN_STATE_{run.state.value}"),
+        error_message=run.error_message,
+        state_reason=run.state_reason,
+        timesteps_done=run.timesteps_done,
+        total_timesteps=spec.total_timesteps,
+        seed=spec.seed,
+        environment=pb.EnvironmentSource(
+            uri=env.uri,
+            gym_ids=env.gym_ids,
+            lanes=env.lanes,
+            observation_dim=env.observation_dim,
+            action_dim=env.action_dim,
+            max_steps=env.max_steps,
+        ),
+        hyperparameters=hyperparameters,
+        model_output_path=spec.model_output_path,
+        exported_path=run.exported_path,
+        attempt=run.attempt,
+        created_at=_time(run.created_at),
+        started_at=_time(run.started_at),
+        finished_at=_time(run.finished_at),
+        checkpoints=[_checkpoint(c) for c in run.checkpoints],
+        log_tail=run.log_tail,
+        steps_per_second=run.steps_per_second if active else 0.0,
+        seconds_left=run.seconds_left if active else 0.0,
+        engine=run.engine,
+        queue_position=run.queue_position,
+        tensorboard_dir=tensorboard_dir,
+    )
+
+
+def metric_message(point: MetricPoint) -> pb.Metric:
+    """One logged value."""
+    return pb.Metric(id=point.id, key=point.key, step=point.step, value=point.value, time=_time(point.time))
+
+
+def algorithm_message(info: AlgorithmInfo) -> pb.Algorithm:
+    """An algorithm with its hyperparameters."""
+    return pb.Algorithm(
+        name=info.name,
+        title=info.title,
+        hyperparameters=[
+            pb.Hyperparameter(
+                name=h.name,
+                type=h.type,
+                default=json_format.ParseDict(h.default, struct_pb2.Value()),
+                meaning=h.meaning,
+                accepted=h.accepted,
+            )
+            for h in info.hyperparameters
+        ],
+    )
+
+
+def _checkpoint(checkpoint: Checkpoint) -> pb.Checkpoint:
+    return pb.Checkpoint(
+        timesteps=checkpoint.timesteps,
+        path=checkpoint.model_path,
+        sha256=checkpoint.sha256,
+        created_at=_time(checkpoint.created_at),
+        kind=checkpoint.kind,
+    )
+
+
+def _time(value: datetime | None) -> timestamp_pb2.Timestamp | None:
+    if value is None:
+        return None
+    message = timestamp_pb2.Timestamp()
+    message.FromDatetime(value)
+    return message

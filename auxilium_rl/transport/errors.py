@@ -1,0 +1,84 @@
+"""The one place that turns the domain's errors into gRPC: status, ``google.rpc`` details, and a log entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+import structlog
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from auxilium_rl.core import errors
+
+__all__ = ["STATUS_OF", "abort", "answers_with_status", "public_message"]
+
+_log = structlog.get_logger(__name__)
+_DOMAIN = "auxilium"
+
+STATUS_OF: dict[type[errors.AuxiliumError], grpc.StatusCode] = {
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.RunNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.ModelNotReady: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ModelCorrupt: grpc.StatusCode.DATA_LOSS,
+    errors.IdempotencyConflict: grpc.StatusCode.ALREADY_EXISTS,
+    errors.QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.StreamsExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Draining: grpc.StatusCode.UNAVAILABLE,
+    errors.StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.LeaseLost: grpc.StatusCode.ABORTED,
+    errors.SimulatorError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.EnvironmentLost: grpc.StatusCode.UNAVAILABLE,
+    errors.ContractViolation: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.AuxiliumError: grpc.StatusCode.INTERNAL,
+}
+"""The status of every error of the domain; a test asserts that none is missing."""
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def public_message(error: Exception) -> str:
+    """What a caller may read of an error: a domain error's own message, nothing of any other."""
+    if isinstance(error, errors.AuxiliumError):
+        return error.message
+    _log.exception("unexpected_error", error_type=type(error).__name__)
+    return "internal error; the server's log has the details"
+
+
+def abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
+    """End a call with the status of ``error``."""
+    message = public_message(error)
+    code = STATUS_OF[type(error)] if isinstance(error, errors.AuxiliumError) else grpc.StatusCode.INTERNAL
+    detail = any_pb2.Any()
+    if isinstance(error, errors.InvalidRequest):
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
+            for v in error.violations
+        ]
+        detail.Pack(error_details_pb2.BadRequest(field_violations=violations))
+    else:
+        reason = error.reason if isinstance(error, errors.AuxiliumError) else "INTERNAL"
+        detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=_DOMAIN))
+    status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message, details=[detail])
+    context.abort_with_status(rpc_status.to_status(status))
+    raise AssertionError("abort_with_status returned")
+
+
+def answers_with_status(method: _Method) -> _Method:
+    """Wrap a unary servicer method so that what it raises ends the call with the right status."""
+
+    @wraps(method)
+    def wrapped(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
+        try:
+            return method(self, request, context)
+        except errors.AuxiliumError as error:
+            abort(context, error)
+        except Exception as error:  # noqa: BLE001 - an unexpected error is logged and answered as INTERNAL
+            if context.code() is not None:  # abort() of the method itself
+                raise
+            abort(context, error)
+
+    return wrapped  # type: ignore[return-value]

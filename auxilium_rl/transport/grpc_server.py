@@ -1,0 +1,113 @@
+"""The gRPC server: which servicers it hosts, on which threads, with which limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent import futures
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from auxilium_rl.core.errors import StoreUnavailable
+from auxilium_rl.transport.health_servicer import HealthMonitor
+from auxilium_rl.transport.run_servicer import RunServicer
+from auxilium_rl.transport.trainer_servicer import TrainerServicer
+from generated import policy_trainer_pb2_grpc
+from generated.auxilium.v1 import runs_pb2_grpc
+
+if TYPE_CHECKING:
+    from auxilium_rl.core.training import TrainingOrchestrator
+
+__all__ = ["SERVICES", "GrpcServer", "create_server"]
+
+SERVICES = ("policy_trainer.PolicyTrainerService", "auxilium.v1.RunService")
+
+
+class GrpcServer:
+    """Hosts the servicers on one port.
+
+    Unary calls have a pool of threads of their own; WatchRun streams another, so that idle watchers cannot starve
+    anybody; health's Watch takes no thread while it waits.
+
+    Raises:
+        StoreUnavailable: the port is taken (it is never shared in silence) or the address is not of this machine.
+    """
+
+    def __init__(
+        self,
+        trainer: TrainerServicer,
+        runs: RunServicer,
+        health: HealthMonitor,
+        *,
+        host: str,
+        port: int,
+        max_workers: int,
+        max_streams: int,
+        max_message_mb: int,
+    ) -> None:
+        limit = max_message_mb << 20
+        self._pool = futures.ThreadPoolExecutor(max_workers, thread_name_prefix="rpc")
+        self._streams = futures.ThreadPoolExecutor(max_streams + 1, thread_name_prefix="stream")
+        self._server = grpc.server(
+            self._pool,
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", limit),
+            ],
+        )
+        RunServicer.WatchRun.experimental_thread_pool = self._streams  # type: ignore[attr-defined]
+        policy_trainer_pb2_grpc.add_PolicyTrainerServiceServicer_to_server(trainer, self._server)
+        runs_pb2_grpc.add_RunServiceServicer_to_server(runs, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(health.servicer, self._server)
+        reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._server)
+        try:
+            self.port: int = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise StoreUnavailable(
+                f"cannot listen on {host}:{port}: the port is taken or the address is not of this machine ({error})"
+            ) from error
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._server.start()
+
+    def wait_for_termination(self, timeout: float | None = None) -> bool:
+        """Wait until ``stop`` is through; False when ``timeout`` seconds passed before."""
+        return not self._server.wait_for_termination(timeout)
+
+    def stop(self, grace: float | None = None) -> None:
+        """Take no new calls and wait up to ``grace`` seconds for those under way."""
+        self._server.stop(grace).wait()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._streams.shutdown(wait=False, cancel_futures=True)
+
+
+def create_server(
+    orchestrator: TrainingOrchestrator,
+    config: Any,
+    adapter_factory: Callable[..., Any] | None = None,
+    *,
+    model_store: Any = None,
+) -> Any:
+    """A server for a program that embeds the service.
+
+    Args:
+        orchestrator: ``TrainingOrchestrator(model_store, env_config, checkpoint_freq)``.
+        config: a ``ServiceConfig``.
+        adapter_factory: makes the environment of one lane, an ``ExternalEnvAdapter``; called with the gym id, or with
+            nothing if it takes nothing. It runs in the worker processes. None: the in-memory test environment.
+        model_store: instead of the orchestrator's own.
+
+    Returns:
+        An object with ``start()``, ``wait_for_termination()`` and ``stop(grace)``; ``port`` is the bound port.
+
+    Raises:
+        InvalidRequest: the factory cannot travel to another process.
+        StoreUnavailable: a folder cannot be written, or the port is taken.
+    """
+    from auxilium_rl.app import embed
+
+    return embed(orchestrator, config, adapter_factory, model_store=model_store)

@@ -1,0 +1,100 @@
+"""``auxilium.v1.RunService``: Auxilium's own API over runs. Errors are status codes with details."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import grpc
+
+from auxilium_rl.core.errors import AuxiliumError, InvalidRequest
+from auxilium_rl.core.feed import RunFeed
+from auxilium_rl.core.hyperparameters import ALGORITHMS
+from auxilium_rl.core.training import TrainingOrchestrator
+from auxilium_rl.transport.convert import algorithm_message, metric_message, run_message, start_request, states_of
+from auxilium_rl.transport.errors import abort, answers_with_status
+from auxilium_rl.transport.trainer_servicer import idempotency_key_of
+from generated.auxilium.v1 import runs_pb2 as pb
+from generated.auxilium.v1 import runs_pb2_grpc
+
+__all__ = ["RunServicer"]
+
+_MAX_PAGE = 1000
+
+
+class RunServicer(runs_pb2_grpc.RunServiceServicer):
+    """Answers the SDK and the command line.
+
+    Args:
+        tensorboard_dir: where a run's event files lie.
+    """
+
+    def __init__(
+        self, orchestrator: TrainingOrchestrator, feed: RunFeed, tensorboard_dir: Callable[[str], str]
+    ) -> None:
+        self._orchestrator = orchestrator
+        self._registry = orchestrator.registry
+        self._feed = feed
+        self._tensorboard_dir = tensorboard_dir
+
+    @answers_with_status
+    def StartRun(self, request: pb.StartRunRequest, context: grpc.ServicerContext) -> pb.Run:
+        """Take a run in."""
+        key = request.idempotency_key or idempotency_key_of(context)
+        run = self._orchestrator.submit(start_request(request), key)
+        return run_message(run, self._tensorboard_dir(run.run_id))
+
+    @answers_with_status
+    def GetRun(self, request: pb.GetRunRequest, context: grpc.ServicerContext) -> pb.Run:
+        """One run."""
+        return run_message(self._registry.get(request.run_id), self._tensorboard_dir(request.run_id))
+
+    @answers_with_status
+    def ListRuns(self, request: pb.ListRunsRequest, context: grpc.ServicerContext) -> pb.ListRunsResponse:
+        """A page of runs."""
+        if not 0 <= request.page_size <= _MAX_PAGE:
+            raise InvalidRequest.of(
+                "page_size", f"{request.page_size} given; 1 to {_MAX_PAGE}, or 0 for 50, is accepted"
+            )
+        page = self._registry.list(
+            page_size=request.page_size or 50,
+            page_token=request.page_token,
+            states=states_of(list(request.states)),
+            experiment_id=request.experiment_id,
+            algorithm=request.algorithm,
+        )
+        runs = [run_message(run, self._tensorboard_dir(run.run_id)) for run in page.runs]
+        return pb.ListRunsResponse(runs=runs, next_page_token=page.next_page_token)
+
+    def WatchRun(self, request: pb.WatchRunRequest, context: grpc.ServicerContext) -> Iterator[pb.RunEvent]:
+        """Follow a run until it ends."""
+        alive = threading.Event()
+        alive.set()
+
+        def gone() -> None:
+            alive.clear()
+            self._feed.wake()
+
+        if not context.add_callback(gone):
+            return
+        try:
+            for update in self._feed.watch(request.run_id, request.after_metric_id, alive):
+                event = pb.RunEvent(metrics=[metric_message(point) for point in update.metrics])
+                if update.run is not None:
+                    event.run.CopyFrom(run_message(update.run, self._tensorboard_dir(request.run_id)))
+                yield event
+        except AuxiliumError as error:
+            abort(context, error)
+
+    @answers_with_status
+    def StopRun(self, request: pb.StopRunRequest, context: grpc.ServicerContext) -> pb.Run:
+        """Ask a run to stop."""
+        run = self._orchestrator.stop_run(request.run_id, immediate=request.immediate)
+        return run_message(run, self._tensorboard_dir(run.run_id))
+
+    @answers_with_status
+    def ListAlgorithms(
+        self, request: pb.ListAlgorithmsRequest, context: grpc.ServicerContext
+    ) -> pb.ListAlgorithmsResponse:
+        """Every algorithm."""
+        return pb.ListAlgorithmsResponse(algorithms=[algorithm_message(info) for info in ALGORITHMS.values()])
