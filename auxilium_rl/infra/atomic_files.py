@@ -1,0 +1,64 @@
+"""Files that are there whole or not at all, even when the machine stops in the middle."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from auxilium_rl.core.errors import StoreUnavailable
+
+__all__ = ["disk_errors", "fsync_file", "fsync_folder", "probe_folder", "sha256_of"]
+
+_PROBE_BYTES = 4096
+_CHUNK = 1 << 20
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turn an ``OSError`` into StoreUnavailable that says what could not be done, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnavailable(f"{what}: {error.strerror or error}") from error
+
+
+def fsync_file(path: Path) -> None:
+    """Force a file's bytes to the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def fsync_folder(path: Path) -> None:
+    """Force a folder's entries to the disk; nothing to do where folders cannot be opened (Windows)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Sha256 of a file, read back from the disk."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def probe_folder(folder: Path) -> None:
+    """Write, fsync and remove a file in ``folder``. Raises StoreUnavailable."""
+    path = folder / f".probe-{os.getpid()}"
+    with disk_errors(f"{folder} cannot be written"):
+        try:
+            with open(path, "wb") as file:
+                file.write(b"\0" * _PROBE_BYTES)
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Runs, checkpoints and metrics in SQL."""

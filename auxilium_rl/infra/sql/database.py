@@ -1,0 +1,113 @@
+"""Opening a database and bringing its schema up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+
+from auxilium_rl.core.errors import StoreUnavailable
+
+__all__ = ["HEAD", "migrate", "open_database", "reading", "writing"]
+
+HEAD = "0001"
+"""The newest migration; known here so that a server whose schema is up to date need not import Alembic (0.15 s)."""
+
+_BUSY_TIMEOUT_MS = 30_000
+
+
+def open_database(url: str) -> Engine:
+    """An engine for ``url``: for SQLite with WAL, ``synchronous=FULL`` and write transactions that begin IMMEDIATE.
+
+    Raises:
+        StoreUnavailable: the URL cannot be used; the message holds no password.
+    """
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        if parsed.database and parsed.database != ":memory:":
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(parsed, pool_size=10, max_overflow=40, connect_args={"check_same_thread": False})
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise StoreUnavailable(f"DATABASE_URL cannot be used: {type(error).__name__}") from error
+    except OSError as error:
+        raise StoreUnavailable(f"the folder of the database {parsed.database} cannot be made: {error}") from error
+    event.listen(engine, "connect", _set_up_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves; the driver's own BEGIN comes too late
+    for pragma in (
+        f"busy_timeout={_BUSY_TIMEOUT_MS}",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection to read with. Raises StoreUnavailable."""
+    with _translated(), engine.connect() as connection:
+        yield connection
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A connection in a transaction that is committed at the end, or rolled back when the block raises.
+
+    Raises:
+        StoreUnavailable: the database cannot be written.
+    """
+    with _translated(), engine.connect() as connection:
+        if engine.dialect.name != "sqlite":
+            with connection.begin():
+                yield connection
+            return
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            connection.exec_driver_sql("ROLLBACK")
+            raise
+        connection.exec_driver_sql("COMMIT")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError:  # the caller's own question: does this key exist already?
+        raise
+    except DBAPIError as error:
+        raise StoreUnavailable(f"the database cannot be used: {error.orig}") from error
+    except SQLAlchemyError as error:
+        raise StoreUnavailable(f"the database cannot be used: {error}") from error
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the schema to ``HEAD``. Several processes may do so at once. Raises StoreUnavailable."""
+    with reading(engine) as connection:
+        if _version(connection) == HEAD:
+            return
+    from auxilium_rl.infra.sql.migrating import upgrade
+
+    with writing(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(4711206)"))
+        upgrade(connection)
+
+
+def _version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    version: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return version

@@ -1,0 +1,126 @@
+"""The tables. ``migrations/`` makes them; a test compares the two."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects import mysql
+
+__all__ = ["checkpoints", "gym_closes", "health_probe", "metadata", "metrics", "negotiated_specs", "runs"]
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# Times are microseconds since 1970 in UTC: exact, ordered and the same on every database.
+_Time = BigInteger
+_Serial = BigInteger().with_variant(Integer, "sqlite")
+_LongText = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("number", _Serial, primary_key=True, autoincrement=True),
+    Column("run_id", String(64), nullable=False, unique=True),
+    Column("experiment_id", String(512), nullable=False),
+    Column("algorithm", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("spec", _LongText, nullable=False),
+    Column("error_message", _LongText, nullable=False, default=""),
+    Column("state_reason", _LongText, nullable=False, default=""),
+    Column("timesteps_done", BigInteger, nullable=False, default=0),
+    Column("steps_per_second", Double, nullable=False, default=0.0),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("lease_epoch", Integer, nullable=False, default=0),
+    Column("lease_owner", String(64), nullable=False, default=""),
+    Column("stop_requested", String(16), nullable=False, default=""),
+    # Bytes, so that keys compare exactly on every database.
+    Column("idempotency_key", LargeBinary(512).with_variant(mysql.VARBINARY(512), "mysql", "mariadb"), unique=True),
+    Column("request_digest", String(64), nullable=False, default=""),
+    Column("output_path_digest", String(64), nullable=False, default=""),
+    Column("exported_path", _LongText, nullable=False, default=""),
+    Column("log_tail", _LongText, nullable=False, default=""),
+    Column("engine", String(512), nullable=False, default=""),
+    Column("created_at", _Time, nullable=False),
+    Column("updated_at", _Time, nullable=False),
+    Column("started_at", _Time),
+    Column("finished_at", _Time),
+    Index(None, "state", "number"),
+    Index(None, "output_path_digest", "finished_at"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("run_id", String(64), ForeignKey("runs.run_id"), primary_key=True),
+    Column("timesteps", BigInteger, primary_key=True, autoincrement=False),
+    Column("path", _LongText, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("manifest_sha256", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("created_at", _Time, nullable=False),
+)
+
+metrics = Table(
+    "metrics",
+    metadata,
+    Column("id", _Serial, primary_key=True, autoincrement=True),
+    Column("run_id", String(64), nullable=False),
+    Column("key", String(255), nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("value", Double),
+    # "nan", "inf" or "-inf": not every database stores them as numbers.
+    Column("special", String(4)),
+    Column("time", _Time, nullable=False),
+    UniqueConstraint("run_id", "key", "step"),
+    Index(None, "run_id", "id"),
+)
+
+negotiated_specs = Table(
+    "negotiated_specs",
+    metadata,
+    Column("experiment_digest", String(64), primary_key=True),
+    Column("experiment_id", String(512), nullable=False),
+    Column("spec", _LongText, nullable=False),
+    Column("updated_at", _Time, nullable=False),
+)
+
+gym_closes = Table(
+    "gym_closes",
+    metadata,
+    Column("id", _Serial, primary_key=True, autoincrement=True),
+    Column("run_id", String(64), nullable=False, index=True),
+    Column("address", String(512), nullable=False),
+    Column("gym_id", String(512), nullable=False),
+    # When the next attempt is due; NULL: not yet owed, because the run goes on.
+    Column("due_at", _Time, index=True),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("last_error", _LongText, nullable=False, default=""),
+    # How it ended; empty: it is still owed.
+    Column("outcome", String(255), nullable=False, default=""),
+)
+
+health_probe = Table(
+    "health_probe",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("probed_at", _Time, nullable=False),
+)
