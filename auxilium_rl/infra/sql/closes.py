@@ -75,6 +75,4 @@ class GymCloseRows:
             connection.execute(insert(gym_closes), rows)
 
     def _make_due(self, connection: Connection, run_id: str) -> None:
-        connection.execute(
-            update(gym_closes).where(gym_closes.c.run_id == run_id, _OWED).values(due_at=self._now())
-        )
+        connection.execute(update(gym_closes).where(gym_closes.c.run_id == run_id, _OWED).values(due_at=self._now()))

@@ -24,9 +24,7 @@ from auxilium_rl.infra.sql.tables import checkpoints, health_probe, negotiated_s
 __all__ = ["SqlRunRegistry"]
 
 _BY_ID = select(runs).where(runs.c.run_id == bindparam("run_id"))
-_CHECKPOINTS = (
-    select(checkpoints).where(checkpoints.c.run_id == bindparam("run_id")).order_by(checkpoints.c.timesteps)
-)
+_CHECKPOINTS = select(checkpoints).where(checkpoints.c.run_id == bindparam("run_id")).order_by(checkpoints.c.timesteps)
 _POSITION = (
     select(func.count())
     .select_from(runs)
@@ -42,9 +40,7 @@ class SqlRunRegistry(GymCloseRows):
         clock: the time; aware.
     """
 
-    def __init__(
-        self, engine: Engine, clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc)
-    ) -> None:
+    def __init__(self, engine: Engine, clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc)) -> None:
         super().__init__(engine, clock)
 
     # -- negotiated specs
@@ -369,5 +365,3 @@ def _number_of(token: str) -> int:
 
 def _sha256(value: str) -> str:
     return hashlib.sha256(value.encode()).hexdigest()
-
-
