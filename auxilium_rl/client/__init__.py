@@ -1,1 +1,31 @@
-"""The Python SDK: start runs, watch them, act with their policies."""
+"""The Python SDK: start runs, watch them, act with their policies.
+
+from auxilium_rl.client import Client
+
+with Client("127.0.0.1:50051") as client:
+    run = client.train("ppo", env="gym:CartPole-v1", total_timesteps=50_000)
+    run.wait(progress=True)
+    run.act([0.0, 0.0, 0.0, 0.0])
+"""
+
+from auxilium_rl.client.client import Client
+from auxilium_rl.client.errors import ActError, ClientError, InvalidArgument, NotFound, RunFailed, ServerUnavailable
+from auxilium_rl.client.run import Run
+from auxilium_rl.client.values import Algorithm, Checkpoint, Hyperparameter, Metric, RunEvent, RunStatus
+
+__all__ = [
+    "ActError",
+    "Algorithm",
+    "Checkpoint",
+    "Client",
+    "ClientError",
+    "Hyperparameter",
+    "InvalidArgument",
+    "Metric",
+    "NotFound",
+    "Run",
+    "RunEvent",
+    "RunFailed",
+    "RunStatus",
+    "ServerUnavailable",
+]

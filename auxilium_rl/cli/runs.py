@@ -1,0 +1,96 @@
+"""``auxilium runs``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from auxilium_rl.cli.common import DEFAULT_ADDRESS, EXIT, Address, JsonOutput, as_json, connected, fail
+
+__all__ = ["app", "follow"]
+
+app = typer.Typer(no_args_is_help=True)
+RunId = Annotated[str, typer.Argument(help="Id of the run.")]
+_STATES = "QUEUED STARTING RUNNING WAITING PAUSED INTERRUPTED SUCCEEDED FAILED STOPPED".split()
+
+
+@app.command("list")
+def list_runs(
+    state: Annotated[list[str] | None, typer.Option(help="Only runs in this state; may come again.")] = None,
+    experiment: Annotated[str, typer.Option(help="Only runs of this experiment.")] = "",
+    algorithm: Annotated[str, typer.Option(help="Only runs of this algorithm.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="At most as many, newest first.")] = 50,
+    json_output: JsonOutput = False,
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """List runs, newest first."""
+    from itertools import islice
+
+    for name in state or ():
+        if name.upper() not in _STATES:
+            fail(f"--state {name}: one of {', '.join(_STATES)} is accepted", EXIT.USAGE)
+    with connected(address) as client:
+        found = client.runs(states=state or (), experiment_id=experiment, algorithm=algorithm)
+        statuses = list(islice(found, limit))
+    if json_output:
+        typer.echo(as_json(statuses))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("run", "algorithm", "state", "timesteps", "steps/s", "experiment", box=None)
+    for s in statuses:
+        done = f"{s.timesteps_done:,}/{s.total_timesteps:,}"
+        table.add_row(s.run_id, s.algorithm, s.state, done, f"{s.steps_per_second:,.0f}", s.experiment_id)
+    Console(soft_wrap=True).print(table)
+
+
+@app.command()
+def show(run_id: RunId, json_output: JsonOutput = False, address: Address = DEFAULT_ADDRESS) -> None:
+    """Show everything about a run."""
+    with connected(address) as client:
+        status = client.run(run_id).status()
+    if json_output:
+        typer.echo(as_json(status))
+        return
+    for name in type(status).__dataclass_fields__:
+        value = getattr(status, name)
+        if name == "checkpoints":
+            for checkpoint in value:
+                typer.echo(f"{'checkpoint':<18} {checkpoint.kind} at {checkpoint.timesteps}: {checkpoint.path}")
+        elif value not in ("", (), None):
+            typer.echo(f"{name:<18} {value}")
+
+
+@app.command()
+def watch(run_id: RunId, address: Address = DEFAULT_ADDRESS) -> None:
+    """Follow a run until it ends. Ctrl-C leaves the run going."""
+    with connected(address) as client:
+        follow(client.run(run_id))
+
+
+@app.command()
+def stop(
+    run_id: RunId,
+    now: Annotated[bool, typer.Option("--now", help="At the next step, not the next learning boundary.")] = False,
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Ask a run to stop; its model is saved."""
+    with connected(address) as client:
+        status = client.run(run_id).stop(immediate=now)
+    typer.echo(f"run {run_id} is {status.state}" + ("" if status.is_done else "; it saves its model and stops"))
+
+
+def follow(run: Any) -> None:
+    """Draw a run until it ends, then say how it ended by message and exit code."""
+    try:
+        status = run.wait(progress=True, raise_on_failure=False)
+    except KeyboardInterrupt:
+        typer.echo(f"\nleft; the run goes on. Come back with: auxilium runs watch {run.run_id}")
+        raise typer.Exit(EXIT.INTERRUPTED) from None
+    if status.state == "FAILED":
+        fail(f"run {run.run_id} failed: {status.error_message}\n{status.log_tail}".rstrip(), EXIT.FAILED)
+    typer.echo(f"run {run.run_id} {status.state} after {status.timesteps_done:,} timesteps")
+    if status.exported_path:
+        typer.echo(f"model {status.exported_path}")

@@ -1,0 +1,187 @@
+"""The SDK's entry: a connection to one server."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+import tenacity
+from google.protobuf import struct_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from auxilium_rl.client.errors import ServerUnavailable, translated
+from auxilium_rl.client.run import Run
+from auxilium_rl.client.values import Algorithm, RunStatus
+from generated import policy_trainer_pb2_grpc
+from generated.auxilium.v1 import runs_pb2 as pb
+from generated.auxilium.v1 import runs_pb2_grpc
+
+__all__ = ["Client"]
+
+_Answer = TypeVar("_Answer")
+
+
+class Client:
+    """A connection to a server; a context manager.
+
+    Args:
+        address: ``host:port``.
+        timeout: deadline of each call, in seconds.
+        connect_timeout: how long to wait for a server that does not answer, in seconds.
+    """
+
+    def __init__(
+        self, address: str = "127.0.0.1:50051", *, timeout: float = 10.0, connect_timeout: float = 30.0
+    ) -> None:
+        self.address, self.timeout, self.connect_timeout = address, timeout, connect_timeout
+        self._channel = grpc.insecure_channel(
+            address,
+            options=[
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 2000),
+                ("grpc.enable_http_proxy", 0),
+            ],
+        )
+        self.runs_stub: Any = runs_pb2_grpc.RunServiceStub(self._channel)
+        self.trainer_stub: Any = policy_trainer_pb2_grpc.PolicyTrainerServiceStub(self._channel)
+        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._channel.close()
+
+    def train(
+        self,
+        algorithm: str,
+        *,
+        total_timesteps: int,
+        env: str = "",
+        experiment_id: str | None = None,
+        gym_ids: Sequence[str] = (),
+        lanes: int = 0,
+        observation_dim: int = 0,
+        action_dim: int = 0,
+        max_steps: int = 0,
+        seed: int | None = None,
+        hyperparameters: Mapping[str, Any] | None = None,
+        model_output_path: str = "",
+        checkpoint_freq: int = 0,
+        idempotency_key: str | None = None,
+    ) -> Run:
+        """Start a run; it goes on whatever happens to this program.
+
+        Args:
+            env: ``gym:CartPole-v1``, ``grpc://host:port`` or ``fake``; empty: the server's default.
+            experiment_id: groups runs; None: made of the algorithm and the time.
+            gym_ids: for ``grpc://`` one name for each lane.
+            hyperparameters: by their Stable-Baselines3 names.
+            idempotency_key: the same key with the same request gives the same run; None: a fresh one.
+
+        Raises:
+            InvalidArgument: names every field at fault.
+            ServerUnavailable: no server answered in time.
+        """
+        typed = struct_pb2.Struct()
+        typed.update(dict(hyperparameters or {}))
+        request = pb.StartRunRequest(
+            experiment_id=experiment_id or f"{algorithm}-{time.strftime('%Y%m%d-%H%M%S')}",
+            algorithm=algorithm,
+            environment=pb.EnvironmentSource(
+                uri=env,
+                gym_ids=gym_ids,
+                lanes=lanes,
+                observation_dim=observation_dim,
+                action_dim=action_dim,
+                max_steps=max_steps,
+            ),
+            total_timesteps=total_timesteps,
+            seed=seed,
+            hyperparameters=typed,
+            model_output_path=model_output_path,
+            checkpoint_freq=checkpoint_freq,
+            idempotency_key=idempotency_key or uuid.uuid4().hex,
+        )
+        return Run(self, self.call(self.runs_stub.StartRun, request).run_id)
+
+    def run(self, run_id: str) -> Run:
+        """A run by its id. Raises NotFound."""
+        run = Run(self, run_id)
+        run.status()
+        return run
+
+    def runs(
+        self, *, states: Sequence[str] = (), experiment_id: str = "", algorithm: str = "", page_size: int = 50
+    ) -> Iterator[RunStatus]:
+        """Every run that fits, newest first, page by page."""
+        request = pb.ListRunsRequest(
+            states=[pb.RunState.Value(f"RUN_STATE_{state.upper()}") for state in states],
+            experiment_id=experiment_id,
+            algorithm=algorithm,
+            page_size=page_size,
+        )
+        while True:
+            page = self.call(self.runs_stub.ListRuns, request)
+            yield from (RunStatus.of(run) for run in page.runs)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def algorithms(self) -> list[Algorithm]:
+        """Every algorithm with its hyperparameters."""
+        answer = self.call(self.runs_stub.ListAlgorithms, pb.ListAlgorithmsRequest())
+        return [Algorithm.of(message) for message in answer.algorithms]
+
+    def health(self, service: str = "") -> str:
+        """``SERVING``, ``NOT_SERVING`` or ``SERVICE_UNKNOWN``."""
+        try:
+            answer = self.call(self._health.Check, health_pb2.HealthCheckRequest(service=service))
+        except Exception as error:
+            if getattr(error, "code", None) == grpc.StatusCode.NOT_FOUND:
+                return "SERVICE_UNKNOWN"
+            raise
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+
+    def call(self, method: Callable[..., _Answer], request: Any) -> _Answer:
+        """One unary call: with a deadline, and again with back-off while no server answers.
+
+        Only calls that may come twice are made here; StartRun carries an idempotency key.
+
+        Raises:
+            ServerUnavailable: for ``connect_timeout`` seconds nobody answered.
+        """
+        waiting = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_nobody_there),
+            wait=tenacity.wait_exponential_jitter(initial=0.1, max=2.0),
+            stop=tenacity.stop_after_delay(self.connect_timeout),
+            reraise=True,
+        )
+        with translated(self.address):
+            try:
+                return waiting(method, request, timeout=self.timeout)
+            except grpc.RpcError as error:
+                if _nobody_there(error):
+                    raise ServerUnavailable(
+                        f"no server answered at {self.address} within {self.connect_timeout:g} s "
+                        f"(last error: {error.details()}); start one with `auxilium serve`",
+                        grpc.StatusCode.UNAVAILABLE,
+                    ) from error
+                raise
+
+
+def _nobody_there(error: BaseException) -> bool:
+    """Whether a call reached no server; an UNAVAILABLE with details of its own is a server's answer."""
+    if not isinstance(error, grpc.RpcError) or error.code() != grpc.StatusCode.UNAVAILABLE:
+        return False
+    return not any(key == "grpc-status-details-bin" for key, _ in error.trailing_metadata() or ())

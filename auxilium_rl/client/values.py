@@ -1,0 +1,148 @@
+"""What the SDK tells of a run: plain values, free of protobuf."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from google.protobuf import json_format, timestamp_pb2
+
+from generated.auxilium.v1 import runs_pb2 as pb
+
+__all__ = ["Algorithm", "Checkpoint", "Hyperparameter", "Metric", "RunEvent", "RunStatus"]
+
+_ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A stored model; ``path`` is its ``model.zip`` on the server."""
+
+    timesteps: int
+    path: str
+    kind: str
+    sha256: str
+    created_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One logged value; ``step`` in timesteps."""
+
+    id: int
+    key: str
+    step: int
+    value: float
+    time: datetime | None
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run at one moment. ``state`` is a name such as ``RUNNING``; times are aware and UTC."""
+
+    run_id: str
+    experiment_id: str
+    algorithm: str
+    state: str
+    error_message: str
+    state_reason: str
+    timesteps_done: int
+    total_timesteps: int
+    seed: int
+    environment: str
+    gym_ids: tuple[str, ...]
+    lanes: int
+    hyperparameters: dict[str, Any]
+    model_output_path: str
+    exported_path: str
+    attempt: int
+    created_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    checkpoints: tuple[Checkpoint, ...]
+    log_tail: str
+    steps_per_second: float
+    seconds_left: float
+    engine: str
+    queue_position: int
+    tensorboard_dir: str
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run has ended."""
+        return self.state in _ENDED
+
+    @classmethod
+    def of(cls, run: pb.Run) -> RunStatus:
+        """The status that a message tells."""
+        same = {
+            name: getattr(run, name)
+            for name in cls.__dataclass_fields__
+            if name not in {"state", "environment", "gym_ids", "lanes", "hyperparameters", "checkpoints"}
+            and not name.endswith("_at")
+        }
+        return cls(
+            **same,
+            state=pb.RunState.Name(run.state).removeprefix("RUN_STATE_"),
+            environment=run.environment.uri,
+            gym_ids=tuple(run.environment.gym_ids),
+            lanes=run.environment.lanes,
+            hyperparameters=json_format.MessageToDict(run.hyperparameters),
+            created_at=_time(run.created_at),
+            started_at=_time(run.started_at) if run.HasField("started_at") else None,
+            finished_at=_time(run.finished_at) if run.HasField("finished_at") else None,
+            checkpoints=tuple(
+                Checkpoint(c.timesteps, c.path, c.kind, c.sha256, _time(c.created_at)) for c in run.checkpoints
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class RunEvent:
+    """A change: the status when it changed, and the metrics that are new."""
+
+    status: RunStatus | None
+    metrics: tuple[Metric, ...]
+
+    @classmethod
+    def of(cls, event: pb.RunEvent) -> RunEvent:
+        """The event that a message tells."""
+        metrics = tuple(Metric(m.id, m.key, m.step, m.value, _time(m.time)) for m in event.metrics)
+        return cls(RunStatus.of(event.run) if event.HasField("run") else None, metrics)
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One hyperparameter of an algorithm; ``accepted`` in words."""
+
+    name: str
+    type: str
+    default: Any
+    accepted: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """An algorithm with its hyperparameters."""
+
+    name: str
+    title: str
+    hyperparameters: tuple[Hyperparameter, ...]
+
+    @classmethod
+    def of(cls, message: pb.Algorithm) -> Algorithm:
+        """The algorithm that a message tells."""
+        return cls(
+            message.name,
+            message.title,
+            tuple(
+                Hyperparameter(h.name, h.type, json_format.MessageToDict(h.default), h.accepted, h.meaning)
+                for h in message.hyperparameters
+            ),
+        )
+
+
+def _time(value: timestamp_pb2.Timestamp) -> datetime:
+    return value.ToDatetime(tzinfo=timezone.utc)
