@@ -109,7 +109,7 @@ class Application:
         return self._server.wait_for_termination(timeout)
 
     def stop(self, grace: float | None = None) -> None:
-        """NOT_SERVING first, then runs save and leave within ``grace`` seconds (SHUTDOWN_GRACE), then the server ends."""
+        """NOT_SERVING first; runs save and leave within ``grace`` seconds (SHUTDOWN_GRACE); then the server ends."""
         self._health.shut_down()
         in_time = self.orchestrator.drain(self._settings.shutdown_grace if grace is None else grace)
         if not in_time:
@@ -173,7 +173,7 @@ def _setting_errors(error: Exception) -> str:
 def _handle_signals(stopping: threading.Event) -> None:
     """The first SIGTERM or SIGINT begins the shutdown, a second one ends the process at once."""
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, _frame: FrameType | None) -> None:
         if stopping.is_set():
             os._exit(128 + number)
         stopping.set()

@@ -44,7 +44,7 @@ def build(target: Path) -> None:
 
 
 def _relative_imports(text: str, depth: int) -> str:
-    """Make imports of our own stubs package-relative, so that nothing needs ``sys.path`` and no module has two names."""
+    """Make imports of our own stubs relative: nothing needs ``sys.path``, and no module has two names."""
     dots = "." * (depth + 1)
     text = re.sub(r"^import (policy_trainer_pb2|simulation_pb2)\b", rf"from {dots} import \1", text, flags=re.M)
     text = re.sub(r"^from (auxilium[.\w]*|simulation\.[.\w]*) import", rf"from {dots}\1 import", text, flags=re.M)

@@ -12,7 +12,7 @@ __all__ = ["app", "follow"]
 
 app = typer.Typer(no_args_is_help=True)
 RunId = Annotated[str, typer.Argument(help="Id of the run.")]
-_STATES = "QUEUED STARTING RUNNING WAITING PAUSED INTERRUPTED SUCCEEDED FAILED STOPPED".split()
+_STATES = ["QUEUED", "STARTING", "RUNNING", "WAITING", "PAUSED", "INTERRUPTED", "SUCCEEDED", "FAILED", "STOPPED"]
 
 
 @app.command("list")

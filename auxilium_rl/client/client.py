@@ -151,7 +151,7 @@ class Client:
             if getattr(error, "code", None) == grpc.StatusCode.NOT_FOUND:
                 return "SERVICE_UNKNOWN"
             raise
-        return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
     def call(self, method: Callable[..., _Answer], request: Any) -> _Answer:
         """One unary call: with a deadline, and again with back-off while no server answers.

@@ -18,7 +18,7 @@ __all__ = ["EnvironmentServer", "UnsupportedEnvironment"]
 EnvironmentFactory = Callable[[], "gymnasium.Env[Any, Any]"]
 
 
-class UnsupportedEnvironment(ValueError):  # noqa: N818 - reads as what it is
+class UnsupportedEnvironment(ValueError):
     """The environment's spaces do not fit the protocol: flat float observations and one discrete action."""
 
 

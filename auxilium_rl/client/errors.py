@@ -34,7 +34,7 @@ class ClientError(Exception):
         self.reason = reason
 
 
-class InvalidArgument(ClientError):  # noqa: N818 - gRPC's name
+class InvalidArgument(ClientError):
     """The server refused a request; ``violations`` maps each field at fault to what was given and is accepted."""
 
     def __init__(self, message: str, violations: dict[str, str]) -> None:
@@ -42,15 +42,15 @@ class InvalidArgument(ClientError):  # noqa: N818 - gRPC's name
         self.violations = violations
 
 
-class NotFound(ClientError):  # noqa: N818 - gRPC's name
+class NotFound(ClientError):
     """No such run."""
 
 
-class ServerUnavailable(ClientError):  # noqa: N818 - says what is
+class ServerUnavailable(ClientError):
     """No server answered in time."""
 
 
-class RunFailed(ClientError):  # noqa: N818 - says what happened
+class RunFailed(ClientError):
     """A run that was waited for ended FAILED; ``log_tail`` holds the last lines of its worker."""
 
     def __init__(self, message: str, log_tail: str) -> None:

@@ -98,7 +98,7 @@ class PolicyArtifact:
             torch.onnx.export(
                 actor,
                 (example,),
-                target,
+                target,  # type: ignore[arg-type] # a buffer is accepted when dynamo is False
                 dynamo=False,
                 opset_version=_OPSET,
                 do_constant_folding=False,

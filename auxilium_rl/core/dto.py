@@ -41,8 +41,8 @@ class EnvironmentSource:
     """Where a run's lanes are and what shape they have, fully resolved (no zero stands for a default any more).
 
     Attributes:
-        uri: ``fake``, ``gym:<id>``, ``grpc://host:port`` (the unary ``simulation`` protocol) or ``adapter`` (an embedding
-            program's own factory).
+        uri: ``fake``, ``gym:<id>``, ``grpc://host:port`` (the unary ``simulation`` protocol) or ``adapter`` (the factory of
+            an embedding program).
         lanes: number of environments stepped together, at least 1.
         gym_ids: for ``grpc`` one name for each lane; for ``adapter`` as the caller sent them; else empty.
         observation_dim: length of a flat float32 observation; 0 where the environment itself says (``gym:``).

@@ -99,8 +99,7 @@ class RunFeed:
                 if newer is None:
                     return
                 if newer.state in TERMINAL:  # the metrics that came before the end are told before it
-                    for update in self._rest(run_id, last):
-                        yield update
+                    yield from self._rest(run_id, last)
                     yield RunUpdate(newer, ())
                     return
                 run = newer

@@ -60,7 +60,7 @@ def _parse(
     return parsed
 
 
-class _Refused(Exception):  # noqa: N818 - never leaves this module
+class _Refused(Exception):
     """One value that cannot be accepted; says what was given and what is accepted."""
 
 
@@ -141,7 +141,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
-def check_together(algorithm: str, values: Mapping[str, Any], lanes: int, total_timesteps: int) -> None:
+def check_together(algorithm: str, values: Mapping[str, Any], lanes: int) -> None:
     """Check what holds between hyperparameters, as Stable-Baselines3 would find out too late.
 
     Raises:

@@ -47,8 +47,8 @@ class RunRegistry(Protocol):
         close_address: str = "",
         max_queued: int = 0,
     ) -> Run:
-        """Store a new QUEUED run and the Closes its gyms will be owed (one for each of ``spec.environment.gym_ids`` when
-        ``close_address`` is given). With a key that is known and an equal digest: the run of then, unchanged.
+        """Store a new QUEUED run and the Closes its gyms will be owed: one for each of ``spec.environment.gym_ids``
+        when ``close_address`` is given. With a key that is known and an equal digest: the run of then, unchanged.
 
         Raises:
             IdempotencyConflict: the key is known with another digest.
@@ -70,10 +70,10 @@ class RunRegistry(Protocol):
         """Newest first. Raises InvalidRequest for a token this registry did not give."""
 
     def find_by_output_path(self, model_output_path: str) -> Run | None:
-        """The newest run by ``finished_at`` whose model was exported to ``spec.model_output_path`` equal to the given one."""
+        """The run that finished last of those whose model was exported to this ``spec.model_output_path``."""
 
     def claim_next(self, owner: str) -> Run | None:
-        """Take the oldest QUEUED run: STARTING, attempt + 1, lease_epoch + 1, lease_owner. None when nothing is queued."""
+        """Take the oldest QUEUED run: STARTING, attempt + 1, lease_epoch + 1, lease_owner. None: nothing is queued."""
 
     def transition(
         self,
@@ -87,10 +87,11 @@ class RunRegistry(Protocol):
         exported_path: str = "",
         timesteps_done: int | None = None,
     ) -> bool:
-        """Compare-and-set along an edge of ``states.EDGES`` (and on ``lease_epoch`` when given). False: it was not legal
-        from the state (or epoch) the run has now, and nothing was written. Sets started_at on the first RUNNING and
-        finished_at on a terminal state; makes the run's owed Closes due on a terminal state; clears the lease on leaving
-        the active states.
+        """Compare-and-set along an edge of ``states.EDGES``, and on ``lease_epoch`` when given.
+
+        False: it was not legal from the state (or epoch) the run has now, and nothing was written. Sets started_at on
+        the first RUNNING and finished_at on a terminal state; makes the run's owed Closes due on a terminal state;
+        clears the lease on leaving the active states.
         """
 
     def report(
@@ -180,7 +181,7 @@ class Executor(Protocol):
         """Make ready (warm up in the background). ``on_exit`` is called once for each worker, from a thread of ours."""
 
     def submit(self, run: Run) -> None:
-        """Start a worker for a claimed run; returns at once. A worker that cannot be started ends in ``on_exit`` too."""
+        """Start a worker for a claimed run; returns at once. One that cannot be started ends in ``on_exit`` too."""
 
     def signal(self, run_id: str, command: str) -> None:
         """Tell a worker ``stop``, ``stop_now`` or ``interrupt``; nothing happens when it has gone."""

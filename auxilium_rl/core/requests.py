@@ -86,7 +86,8 @@ def check_environment_spec(spec: EnvironmentSpec) -> None:
         found.append(
             FieldViolation(
                 "spec.observation_dim",
-                f"{spec.observation_dim} given; sight_range {spec.sight_range} means 5 + (2*{spec.sight_range}+1)^2 = {expected}",
+                f"{spec.observation_dim} given; sight_range {spec.sight_range} means "
+                f"5 + (2*{spec.sight_range}+1)^2 = {expected}",
             )
         )
     names = len(spec.observation_feature_names)
@@ -163,7 +164,7 @@ def build_spec(
     path = request.model_output_path.replace("\\", "/")
     export_path = found.check(lambda: export_target(path)) if path else ""
     if parsed is not None and source is not None:
-        found.check(lambda: check_together(request.algorithm, parsed, source.lanes, total))
+        found.check(lambda: check_together(request.algorithm, parsed, source.lanes))
     found.settle()
     return RunSpec(
         experiment_id=request.experiment_id,
@@ -171,7 +172,7 @@ def build_spec(
         environment=source,
         total_timesteps=total,
         seed=secrets.randbelow(_MAX_SEED) if seed is None else seed,
-        hyperparameters=parsed,
+        hyperparameters=parsed or {},
         model_output_path=path,
         export_path=export_path,
         checkpoint_freq=request.checkpoint_freq or defaults.checkpoint_freq,

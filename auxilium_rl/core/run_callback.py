@@ -12,14 +12,14 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
 
+from auxilium_rl.core.dto import MetricPoint
 from auxilium_rl.core.errors import LeaseLost
 from auxilium_rl.core.ports import MetricStore, RunRegistry
-from auxilium_rl.core.dto import MetricPoint
 
 __all__ = ["Control", "EndedEarly", "ProgressReporter", "RunCallback"]
 
 
-class EndedEarly(Exception):  # noqa: N818 - not an error: it unwinds SB3's loop
+class EndedEarly(Exception):
     """Unwinds ``learn()`` at a boundary; ``command`` says on whose wish."""
 
     def __init__(self, command: str) -> None:
@@ -51,7 +51,7 @@ class Control:
 class RunCallback(BaseCallback):
     """Ends ``learn()`` on request and takes checkpoints at learning boundaries.
 
-    A boundary is where a rollout begins: for on-policy algorithms after an update, for off-policy ones after a train step.
+    A boundary is where a rollout begins: on-policy after an update, off-policy after a train step.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class ProgressReporter(KVWriter):
             self._points.extend(points)
 
     def close(self) -> None:
-        """Write what is queued and end the thread. Raises what the store raised, so that no metric is lost in silence."""
+        """Write what is queued and end the thread. Raises what the store raised: no metric is lost in silence."""
         self._ended = True
         self._wake.set()
         if self._thread.is_alive():

@@ -34,8 +34,8 @@ class TrainingOrchestrator:
 
     Args:
         model_store: where models lie.
-        env_config: an object with ``observation_dim``, ``action_dim`` and ``max_steps``: the shape of environments where
-            none was negotiated.
+        env_config: an object with ``observation_dim``, ``action_dim`` and ``max_steps``: the shape of environments
+            where none was negotiated.
         checkpoint_freq: timesteps between checkpoints where a request says nothing.
     """
 
@@ -224,5 +224,4 @@ def describe_exit(code: int) -> str:
 
 def _digest(request: StartRequest) -> str:
     """What makes two requests the same; the seed that the server draws does not count."""
-
     return hashlib.sha256(json.dumps(asdict(request), sort_keys=True, default=str).encode()).hexdigest()

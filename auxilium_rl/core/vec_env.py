@@ -20,8 +20,8 @@ class RemoteVecEnv(VecEnv):
     """Steps all lanes together and gives SB3 what ``Monitor`` in a ``DummyVecEnv`` gives it.
 
     An episode that ends is reset in the same step: the returned observation begins the next one and
-    ``infos[lane]["terminal_observation"]`` is the last of the old one; ``infos[lane]["TimeLimit.truncated"]`` tells a cut
-    episode from one that ended, and ``infos[lane]["episode"]`` has its return ``r``, length ``l`` and time ``t``.
+    ``infos[lane]["terminal_observation"]`` is the last of the old one; ``infos[lane]["TimeLimit.truncated"]`` tells a
+    cut episode from one that ended, and ``infos[lane]["episode"]`` has its return ``r``, length ``l`` and time ``t``.
 
     Args:
         port: the lanes.

@@ -85,10 +85,11 @@ def _gym_lanes(source: EnvironmentSource, settings: Settings) -> LanePort:
         )
     environments = [gymnasium.make(env_id) for _ in range(source.lanes)]
     observation, action = environments[0].observation_space, environments[0].action_space
-    flat = isinstance(observation, gymnasium.spaces.Box) and len(observation.shape) == 1
-    if not flat or not isinstance(action, gymnasium.spaces.Discrete) or action.start != 0:
+    shape = observation.shape if isinstance(observation, gymnasium.spaces.Box) else None
+    if shape is None or len(shape) != 1 or not isinstance(action, gymnasium.spaces.Discrete) or action.start != 0:
         raise InvalidRequest.of(
             "environment",
-            f"'{env_id}' has observations {observation} and actions {action}; a flat Box and a Discrete from 0 are needed",
+            f"'{env_id}' has observations {observation} and actions {action}; "
+            "a flat Box and a Discrete from 0 are needed",
         )
-    return AdapterLanes([_GymAdapter(env) for env in environments], int(observation.shape[0]), int(action.n))
+    return AdapterLanes([_GymAdapter(env) for env in environments], int(shape[0]), int(action.n))

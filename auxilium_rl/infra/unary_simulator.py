@@ -104,7 +104,7 @@ class UnarySimulator:
                 return [method(requests[0], timeout=timeout)]
             futures = [method.future(request, timeout=timeout) for request in requests]
             answers = []
-            for lane, future in zip(lanes, futures, strict=True):  # noqa: B020 - names the lane that failed
+            for lane, future in zip(lanes, futures, strict=True):  # noqa: B007 - the except clause names it
                 answers.append(future.result())
             return answers
         except grpc.RpcError as error:

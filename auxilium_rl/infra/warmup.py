@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from pathlib import Path
+from typing import Any
 
 __all__ = ["warm_up"]
 
@@ -17,12 +19,11 @@ def warm_up() -> None:
     from auxilium_rl.core.engine import accelerate
     from auxilium_rl.core.sb3_arguments import algorithm_class
     from auxilium_rl.core.vec_env import RemoteVecEnv
-    from auxilium_rl.infra import worker
     from auxilium_rl.infra.external_env_adapter import AdapterLanes, FakeExternalEnvAdapter
 
-    assert worker.main
     torch.set_num_threads(1)
-    tiny = {
+    importlib.import_module("auxilium_rl.infra.worker")
+    tiny: dict[str, dict[str, Any]] = {
         "ppo": {"n_steps": 8, "batch_size": 8, "n_epochs": 1},
         "a2c": {"n_steps": 4},
         "dqn": {"learning_starts": 4, "batch_size": 4, "buffer_size": 64, "train_freq": 4},

@@ -35,7 +35,7 @@ def start_request(message: pb.StartRunRequest) -> StartRequest:
 
 def states_of(values: list[int]) -> list[RunState]:
     """States of a filter. Raises InvalidRequest for a number that is none."""
-    known = {number: name.removeprefix("RUN_STATE_") for name, number in pb.RunState.items() if number}
+    known: dict[int, str] = {number: name.removeprefix("RUN_STATE_") for name, number in pb.RunState.items() if number}
     for value in values:
         if value not in known:
             raise InvalidRequest.of("states", f"{value} given; {', '.join(known.values())} are accepted")

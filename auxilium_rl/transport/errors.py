@@ -76,7 +76,7 @@ def answers_with_status(method: _Method) -> _Method:
             return method(self, request, context)
         except errors.AuxiliumError as error:
             abort(context, error)
-        except Exception as error:  # noqa: BLE001 - an unexpected error is logged and answered as INTERNAL
+        except Exception as error:
             if context.code() is not None:  # abort() of the method itself
                 raise
             abort(context, error)

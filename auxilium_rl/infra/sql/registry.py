@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Select, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from auxilium_rl.core.dto import Checkpoint, EnvironmentSpec, GymClose, Run, RunPage, RunSpec
+from auxilium_rl.core.dto import Checkpoint, EnvironmentSpec, Run, RunPage, RunSpec
 from auxilium_rl.core.errors import IdempotencyConflict, InvalidRequest, QueueFull, RunNotFound
 from auxilium_rl.core.states import ACTIVE, TERMINAL, RunState, sources_of
 from auxilium_rl.infra.sql.closes import GymCloseRows

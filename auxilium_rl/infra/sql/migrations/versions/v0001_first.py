@@ -10,7 +10,6 @@ down_revision = None
 
 def upgrade() -> None:
     """Make the tables."""
-
     op.create_table(
         "gym_closes",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),

@@ -1,0 +1,95 @@
+"""The newcomer's commands: sets up ``.venv`` by itself, then does what was asked. Needs nothing but Python.
+
+Usage: python scripts/dev.py demo|test|check|bench|proto|faults|setup
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
+STAMP = VENV / ".installed"
+OLDEST = (3, 10)
+
+
+def setup() -> None:
+    """Make ``.venv`` and install the pinned requirements, unless that is done already."""
+    if sys.version_info < OLDEST:
+        raise SystemExit(f"Python {OLDEST[0]}.{OLDEST[1]} or newer is needed; this is {sys.version.split()[0]}")
+    wanted = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("requirements.txt", "pyproject.toml"))
+    digest = hashlib.sha256(wanted.encode()).hexdigest()
+    if PYTHON.exists() and STAMP.exists() and STAMP.read_text() == digest:
+        return
+    if not PYTHON.exists():
+        print(f"making {VENV}", flush=True)
+        venv.create(VENV, with_pip=True)
+    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    torch = next(line for line in requirements if line.startswith("torch=="))
+    print("installing the requirements; the first time takes some minutes", flush=True)
+    run([*pip, torch])  # before anything that would bring another build of it
+    run([*pip, "-r", str(ROOT / "requirements.txt")])
+    run([*pip, "--no-deps", "--editable", str(ROOT)])
+    STAMP.write_text(digest)
+
+
+def run(command: list[str]) -> None:
+    """Run a command in the project's folder; its failure is ours."""
+    code = subprocess.call(command, cwd=ROOT)
+    if code:
+        raise SystemExit(code)
+
+
+def tool(name: str, *arguments: str) -> None:
+    """Run a tool of the virtual environment."""
+    run([str(BIN / name), *arguments])
+
+
+def check() -> None:
+    """Style, types, layers."""
+    tool("ruff", "check", ".")
+    tool("ruff", "format", "--check", ".")
+    tool("mypy")
+    tool("lint-imports", "--no-cache")
+
+
+def test() -> None:
+    """Everything that CI asks for: ``check``, then every test with branch coverage."""
+    check()
+    python("-m", "pytest", "--cov", "--cov-report=term", "--cov-report=")
+
+
+def python(*arguments: str) -> None:
+    """Run the virtual environment's Python."""
+    run([str(PYTHON), *arguments])
+
+
+COMMANDS = {
+    "setup": lambda: None,
+    "demo": lambda: python("examples/cartpole/demo.py"),
+    "check": check,
+    "test": test,
+    "bench": lambda: python("-m", "bench"),
+    "proto": lambda: python("scripts/build_stubs.py"),
+    "faults": lambda: python("-m", "pytest", "tests/faults", "--long", "--timeout=3600"),
+}
+
+
+def main() -> None:
+    """Do what the command line says."""
+    if len(sys.argv) != 2 or sys.argv[1] not in COMMANDS:
+        raise SystemExit(f"usage: python scripts/dev.py {'|'.join(COMMANDS)}")
+    setup()
+    COMMANDS[sys.argv[1]]()
+
+
+if __name__ == "__main__":
+    main()
