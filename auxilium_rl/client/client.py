@@ -163,7 +163,7 @@ class Client:
         """
         waiting = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_nobody_there),
-            wait=tenacity.wait_exponential_jitter(initial=0.1, max=2.0),
+            wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.1),
             stop=tenacity.stop_after_delay(self.connect_timeout),
             reraise=True,
         )

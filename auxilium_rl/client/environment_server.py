@@ -32,6 +32,14 @@ class _Gym:
         self.steps = 0
         self.closes = 0
 
+    def close(self) -> bool:
+        """Close the environment; False when it was not open. The caller holds the lock."""
+        if self.env is None:
+            return False
+        self.env.close()
+        self.env, self.running = None, False
+        return True
+
 
 class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
     """Serves one environment for each gym id.
@@ -46,22 +54,25 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
 
     Raises:
         UnsupportedEnvironment: the spaces do not fit the protocol.
+        ValueError: there are no gym ids, or one of them is empty or comes twice.
     """
 
     def __init__(
         self,
         env: str | EnvironmentFactory,
         gym_ids: Sequence[str] = ("lane-0",),
-        *,
         host: str = "127.0.0.1",
         port: int = 50062,
     ) -> None:
         self._make: EnvironmentFactory = (lambda: gymnasium.make(env)) if isinstance(env, str) else env
+        if not gym_ids or "" in gym_ids or len(set(gym_ids)) != len(gym_ids):
+            raise ValueError(f"gym ids {list(gym_ids)}: at least one is needed, and each must be unique and not empty")
         self._gyms = {gym_id: _Gym() for gym_id in gym_ids}
         self._host, self._wanted_port = host, port
         probe = self._make()
         self.observation_dim, self.action_dim, self._first_action = _shape_of(probe)
         probe.close()
+        self._workers = futures.ThreadPoolExecutor(max(4, len(self._gyms)), thread_name_prefix="simulator")
         self._server: grpc.Server | None = None
 
     @property
@@ -81,14 +92,17 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
 
     def start(self) -> int:
         """Begin to answer; gives the port. Raises OSError when the port is taken."""
-        workers = futures.ThreadPoolExecutor(max(4, len(self._gyms)), thread_name_prefix="simulator")
-        self._server = grpc.server(workers, options=[("grpc.so_reuseport", 0)])
-        simulation_pb2_grpc.add_SimulationServiceServicer_to_server(self, self._server)
+        server = grpc.server(self._workers, options=[("grpc.so_reuseport", 0)])
+        simulation_pb2_grpc.add_SimulationServiceServicer_to_server(self, server)
         try:
-            port: int = self._server.add_insecure_port(f"{self._host}:{self._wanted_port}")
+            port: int = server.add_insecure_port(f"{self._host}:{self._wanted_port}")
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {self._host}:{self._wanted_port}: {error}") from error
-        self._server.start()
+            raise OSError(
+                f"cannot listen on {self._host}:{self._wanted_port}: "
+                "the port is taken or the address is not of this machine"
+            ) from error
+        server.start()
+        self._server = server
         return port
 
     def wait(self) -> None:
@@ -100,16 +114,18 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
         """End the server and close every environment."""
         if self._server is not None:
             self._server.stop(grace).wait()
+        self._workers.shutdown(wait=False)
         for gym in self._gyms.values():
-            if gym.env is not None:
-                gym.env.close()
-                gym.env = None
+            with gym.lock:  # a step that is under way ends first
+                gym.close()
 
     def Reset(
         self, request: simulation_pb2.ResetRequest, context: grpc.ServicerContext
     ) -> simulation_pb2.ResetResponse:
         """Begin an episode."""
         gym = self._gym(request.gym_id, context)
+        if request.seed < 0:
+            _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, f"seed {request.seed} given; 0 or more is accepted")
         with gym.lock:
             first = gym.env is None
             if gym.env is None:
@@ -153,12 +169,10 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
         gym = self._gym(request.gym_id, context)
         with gym.lock:
             gym.closes += 1
-            if gym.env is None:
-                return simulation_pb2.CloseResponse(success=True, message="was not open")
-            gym.env.close()
-            gym.env = None
-            gym.running = False
-            return simulation_pb2.CloseResponse(success=True, message="closed")
+            again = gym.closes > 1
+            if gym.close():
+                return simulation_pb2.CloseResponse(success=True, message="closed")
+            return simulation_pb2.CloseResponse(success=True, message="already closed" if again else "was not open")
 
     def _gym(self, gym_id: str, context: grpc.ServicerContext) -> _Gym:
         gym = self._gyms.get(gym_id)
@@ -179,12 +193,16 @@ def _refuse(context: grpc.ServicerContext, code: grpc.StatusCode, message: str) 
 def _shape_of(env: gymnasium.Env[Any, Any]) -> tuple[int, int, int]:
     """Observation length, number of actions, first action."""
     observation, action = env.observation_space, env.action_space
-    flat = isinstance(observation, gymnasium.spaces.Box) and len(observation.shape) == 1
-    if not flat or not isinstance(action, gymnasium.spaces.Discrete):
+    if (
+        not isinstance(observation, gymnasium.spaces.Box)
+        or len(observation.shape) != 1
+        or not np.issubdtype(observation.dtype, np.floating)
+        or not isinstance(action, gymnasium.spaces.Discrete)
+    ):
         raise UnsupportedEnvironment(
-            f"observations {observation} and actions {action}: the simulation protocol takes a flat Box and a Discrete"
+            f"observations {observation} and actions {action}: "
+            "the simulation protocol takes a flat Box of floats and a Discrete"
         )
-    assert observation.shape is not None
     return int(observation.shape[0]), int(action.n), int(action.start)
 
 

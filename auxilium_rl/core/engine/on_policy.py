@@ -1,4 +1,4 @@
-"""What PPO and A2C share: collecting rollouts, and the gradient of a categorical distribution."""
+"""What PPO and A2C share: collecting rollouts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from auxilium_rl.core.engine.flat import FlatOptimizer, flatten
 from auxilium_rl.core.engine.network import HandNetwork, log_softmax, sample
 
-__all__ = ["ActorCritic", "FastOnPolicy", "entropy_of", "logits_gradient", "returns_and_advantages"]
-
-_LOWEST = torch.finfo(torch.float32).min
+__all__ = ["ActorCritic", "FastOnPolicy", "returns_and_advantages"]
 
 
 @dataclass(frozen=True)
@@ -111,26 +109,3 @@ def returns_and_advantages(buffer: RolloutBuffer, last_values: npt.NDArray[Any],
         advantages[step] += decay[step] * advantages[step + 1]
     buffer.advantages = advantages
     buffer.returns = advantages + buffer.values
-
-
-def entropy_of(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Entropy of the rows of normalised logits, and the factors it was made of."""
-    bounded, probabilities = logits.clamp(min=_LOWEST), torch.softmax(logits, -1)
-    return -(bounded * probabilities).sum(-1), bounded, probabilities
-
-
-def logits_gradient(
-    logits: torch.Tensor, actions: torch.Tensor, by_log_prob: torch.Tensor, by_entropy: float
-) -> torch.Tensor:
-    """Gradient of a loss by the raw scores, given its gradient by the log-probabilities and by every entropy.
-
-    The terms are added in the order in which autograd's engine meets them: softmax, clamp, gather.
-    """
-    if by_entropy == 0.0:
-        # Adding zeros changes no bit, and the sum of a row with one entry is that entry.
-        return (logits.exp() * -by_log_prob).scatter_add_(1, actions, by_log_prob)
-    _, bounded, probabilities = entropy_of(logits)
-    gradient = torch._softmax_backward_data(bounded * -by_entropy, probabilities, -1, torch.float32)
-    gradient = gradient + (probabilities * -by_entropy).masked_fill_(logits < _LOWEST, 0)
-    gradient = gradient + torch.zeros_like(logits).scatter_add_(1, actions, by_log_prob)
-    return gradient + (-gradient).sum(-1, keepdim=True) * logits.exp()
