@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 def main(arguments: list[str] | None = None) -> int:
     """Ask once, or follow with ``--watch``; gives the exit code."""
     options = _parser().parse_args(arguments)
-    address = options.address or f"{options.host}:{options.port}"
+    address = options.address or _address(options.host, options.port)
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         request = health_pb2.HealthCheckRequest(service=options.service)
@@ -21,8 +21,11 @@ def main(arguments: list[str] | None = None) -> int:
             if not options.watch:
                 return _tell(stub.Check(request, timeout=options.timeout).status, options, address)
             grpc.channel_ready_future(channel).result(timeout=options.timeout)
+            told = None
             for answer in stub.Watch(request):
-                _tell(answer.status, options, address)
+                if answer.status != told:
+                    told = answer.status
+                    _tell(told, options, address)
             return 2
         except grpc.FutureTimeoutError:
             _say(options, f"{address} does not answer within {options.timeout:g} s")
@@ -34,10 +37,16 @@ def main(arguments: list[str] | None = None) -> int:
     return 2
 
 
+def _address(host: str, port: int) -> str:
+    """Where a server that listens at ``host`` is reached from the same machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}.get(host, host)
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default=os.environ.get("GRPC_HOST", "127.0.0.1"))
-    parser.add_argument("--port", type=int, default=int(os.environ.get("GRPC_PORT", "50051")))
+    parser.add_argument("--port", type=int, default=os.environ.get("GRPC_PORT", "50051"))
     parser.add_argument("--address", help="host:port, instead of --host and --port")
     parser.add_argument("--service", default="", help="service name; empty asks for the whole server")
     parser.add_argument("--timeout", type=float, default=3.0, help="seconds")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-__all__ = ["EXIT", "Address", "JsonOutput", "as_json", "connected", "fail"]
+__all__ = ["DEFAULT_ADDRESS", "EXIT", "Address", "JsonOutput", "as_json", "connected", "fail"]
 
 
 class EXIT:
@@ -51,7 +51,7 @@ def connected(address: str, connect_timeout: float = 5.0) -> Iterator[Any]:
             yield client
         except InvalidArgument as error:
             lines = [f"  {field}: {text}" for field, text in error.violations.items()]
-            fail("\n".join(["the server refused this:", *lines]) if lines else str(error), EXIT.USAGE)
+            fail("\n".join(["this cannot be accepted:", *lines]) if lines else str(error), EXIT.USAGE)
         except NotFound as error:
             fail(str(error), EXIT.NOT_FOUND)
         except ServerUnavailable as error:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from auxilium_rl.cli.common import EXIT, fail
+
+if TYPE_CHECKING:
+    from auxilium_rl.client.environment_server import EnvironmentServer
 
 __all__ = ["app"]
 
@@ -29,30 +33,33 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Serve a Gymnasium environment as a simulator, until Ctrl-C."""
-    import gymnasium
-
-    from auxilium_rl.client.environment_server import EnvironmentServer, UnsupportedEnvironment
-
     names = gym_ids.split(";") if gym_ids else [f"lane-{number}" for number in range(lanes)]
-    if "" in names or len(set(names)) != len(names):
-        fail(f"--gym-ids {gym_ids}: unique names that are not empty are accepted", EXIT.USAGE)
-    if env_id not in gymnasium.registry:
-        fail(f"'{env_id}' is not an environment id of Gymnasium {gymnasium.__version__}", EXIT.USAGE)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    server, bound = _started(env_id, names, host, port)
+    address = f"{host}:{bound}"
+    shape = f"--observation-dim {server.observation_dim} --action-dim {server.action_dim}"
+    typer.echo(f"simulator of {env_id} at {address}")
+    typer.echo(f"gym ids {';'.join(names)}  observation_dim {server.observation_dim}  action_dim {server.action_dim}")
+    typer.echo(
+        f"train on it: auxilium train ppo --steps 50000 --env grpc://{address.replace('0.0.0.0:', '127.0.0.1:')} "
+        f"--gym-ids {shlex.quote(';'.join(names))} {shape}"
+    )
+    stopping.wait()
+    server.stop(0.5)
+
+
+def _started(env_id: str, names: list[str], host: str, port: int) -> tuple[EnvironmentServer, int]:
+    """A server that answers, and its port; what is wrong becomes a message."""
+    from gymnasium.error import Error
+
+    from auxilium_rl.client.environment_server import EnvironmentServer
+
     try:
         server = EnvironmentServer(env_id, names, host=host, port=port)
-        bound = server.start()
-    except (UnsupportedEnvironment, gymnasium.error.Error) as error:
+        return server, server.start()
+    except (Error, ImportError, ValueError) as error:
         fail(f"{env_id}: {error}", EXIT.USAGE)
     except OSError as error:
         fail(str(error), EXIT.FAILED)
-    typer.echo(f"simulator of {env_id} at {host}:{bound}")
-    typer.echo(f"gym ids {';'.join(names)}  observation_dim {server.observation_dim}  action_dim {server.action_dim}")
-    typer.echo(
-        f"train on it: auxilium train ppo --steps 50000 --env grpc://{host}:{bound} --gym-ids '{';'.join(names)}' "
-        f"--observation-dim {server.observation_dim} --action-dim {server.action_dim}"
-    )
-    stopping = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    signal.signal(signal.SIGINT, lambda *_: stopping.set())
-    stopping.wait()
-    server.stop(0.5)

@@ -13,10 +13,12 @@ __all__ = ["health"]
 
 def health(
     service: Annotated[str, typer.Option(help="Service name; empty: the whole server.")] = "",
+    watch: Annotated[bool, typer.Option("--watch", help="Print every change until Ctrl-C.")] = False,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Say whether the server is serving."""
     with connected(address) as client:
         status = client.health(service)
-    typer.echo(status)
+        for change in client.health_changes(service) if watch else (status,):
+            typer.echo(change)
     raise typer.Exit(EXIT.OK if status == "SERVING" else EXIT.FAILED)

@@ -28,7 +28,7 @@ app.command("serve")(serve.serve)
 app.command("train")(train.train)
 app.add_typer(runs.app, name="runs", help="List, show, watch and stop runs.")
 app.command("algorithms")(algorithms.algorithms)
-app.command("act")(policy.act)
+app.command("act", context_settings={"ignore_unknown_options": True})(policy.act)  # negative numbers
 app.command("health")(health.health)
 app.add_typer(env.app, name="env", help="Serve environments.")
 

@@ -18,7 +18,7 @@ def act(
     observation: Annotated[list[str], typer.Argument(help="Numbers, a JSON list, or - for lines on standard input.")],
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
-    """Ask a run's newest policy for an action. Put -- before negative numbers."""
+    """Ask a run's newest policy for an action."""
     from auxilium_rl.client import Run
 
     with connected(address) as client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,10 @@ __all__ = ["app", "follow"]
 
 app = typer.Typer(no_args_is_help=True)
 RunId = Annotated[str, typer.Argument(help="Id of the run.")]
-_STATES = ["QUEUED", "STARTING", "RUNNING", "WAITING", "PAUSED", "INTERRUPTED", "SUCCEEDED", "FAILED", "STOPPED"]
+_WIDE = 1000
+"""Columns of a table that goes to a file or another program: nothing is cut."""
+_RECONNECT = 120.0
+"""Seconds for which a run that is followed waits for a server that restarts."""
 
 
 @app.command("list")
@@ -27,23 +31,24 @@ def list_runs(
     """List runs, newest first."""
     from itertools import islice
 
-    for name in state or ():
-        if name.upper() not in _STATES:
-            fail(f"--state {name}: one of {', '.join(_STATES)} is accepted", EXIT.USAGE)
     with connected(address) as client:
-        found = client.runs(states=state or (), experiment_id=experiment, algorithm=algorithm)
+        found = client.runs(
+            states=state or (), experiment_id=experiment, algorithm=algorithm, page_size=min(limit, 100)
+        )
         statuses = list(islice(found, limit))
     if json_output:
         typer.echo(as_json(statuses))
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
+    from rich.text import Text
 
-    table = Table("run", "algorithm", "state", "timesteps", "steps/s", "experiment", box=None)
+    table = Table(Column("run", min_width=32), "algorithm", "state", "timesteps", "steps/s", "experiment", box=None)
     for s in statuses:
         done = f"{s.timesteps_done:,}/{s.total_timesteps:,}"
-        table.add_row(s.run_id, s.algorithm, s.state, done, f"{s.steps_per_second:,.0f}", s.experiment_id)
-    Console(soft_wrap=True).print(table)
+        cells = (s.run_id, s.algorithm, s.state, done, f"{s.steps_per_second:,.0f}", s.experiment_id)
+        table.add_row(*map(Text, cells))
+    Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
 
 
 @app.command()
@@ -67,7 +72,7 @@ def show(run_id: RunId, json_output: JsonOutput = False, address: Address = DEFA
 def watch(run_id: RunId, address: Address = DEFAULT_ADDRESS) -> None:
     """Follow a run until it ends. Ctrl-C leaves the run going."""
     with connected(address) as client:
-        follow(client.run(run_id))
+        follow(client, client.run(run_id))
 
 
 @app.command()
@@ -82,8 +87,9 @@ def stop(
     typer.echo(f"run {run_id} is {status.state}" + ("" if status.is_done else "; it saves its model and stops"))
 
 
-def follow(run: Any) -> None:
+def follow(client: Any, run: Any) -> None:
     """Draw a run until it ends, then say how it ended by message and exit code."""
+    client.connect_timeout = _RECONNECT
     try:
         status = run.wait(progress=True, raise_on_failure=False)
     except KeyboardInterrupt:

@@ -26,7 +26,9 @@ def train(
     experiment: Annotated[str | None, typer.Option(help="Name that groups runs.")] = None,
     output: Annotated[str, typer.Option(help="Where the model is written, as <path>.zip, on the server.")] = "",
     checkpoint_freq: Annotated[int, typer.Option(help="Timesteps between checkpoints.")] = 0,
-    parameter: Annotated[list[str] | None, typer.Option("-p", help="Hyperparameter, as key=value.")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", help="Hyperparameter, as key=value.")
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Print the run's id and leave.")] = False,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
@@ -52,7 +54,7 @@ def train(
         )
         typer.echo(f"run {run.run_id}")
         if not detach:
-            follow(run)
+            follow(client, run)
 
 
 def _pair(text: str) -> tuple[str, Any]:

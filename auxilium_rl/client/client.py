@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -10,11 +9,11 @@ from typing import Any, TypeVar
 
 import grpc
 import tenacity
-from google.protobuf import struct_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from auxilium_rl.client.errors import ServerUnavailable, translated
+from auxilium_rl.client.errors import InvalidArgument, NotFound, translated
 from auxilium_rl.client.run import Run
+from auxilium_rl.client.start_request import start_request
 from auxilium_rl.client.values import Algorithm, RunStatus
 from generated import policy_trainer_pb2_grpc
 from generated.auxilium.v1 import runs_pb2 as pb
@@ -44,6 +43,8 @@ class Client:
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 2000),
                 ("grpc.enable_http_proxy", 0),
+                ("grpc.keepalive_time_ms", 310_000),  # finds a dead peer; servers refuse pings under five minutes
+                ("grpc.keepalive_timeout_ms", 20_000),
             ],
         )
         self.runs_stub: Any = runs_pb2_grpc.RunServiceStub(self._channel)
@@ -93,22 +94,18 @@ class Client:
             InvalidArgument: names every field at fault.
             ServerUnavailable: no server answered in time.
         """
-        typed = struct_pb2.Struct()
-        typed.update(dict(hyperparameters or {}))
-        request = pb.StartRunRequest(
-            experiment_id=experiment_id or f"{algorithm}-{time.strftime('%Y%m%d-%H%M%S')}",
-            algorithm=algorithm,
-            environment=pb.EnvironmentSource(
-                uri=env,
-                gym_ids=gym_ids,
-                lanes=lanes,
-                observation_dim=observation_dim,
-                action_dim=action_dim,
-                max_steps=max_steps,
-            ),
+        request = start_request(
+            algorithm,
+            env=env,
             total_timesteps=total_timesteps,
+            experiment_id=experiment_id,
+            gym_ids=gym_ids,
+            lanes=lanes,
+            observation_dim=observation_dim,
+            action_dim=action_dim,
+            max_steps=max_steps,
             seed=seed,
-            hyperparameters=typed,
+            hyperparameters=hyperparameters,
             model_output_path=model_output_path,
             checkpoint_freq=checkpoint_freq,
             idempotency_key=idempotency_key or uuid.uuid4().hex,
@@ -124,9 +121,10 @@ class Client:
     def runs(
         self, *, states: Sequence[str] = (), experiment_id: str = "", algorithm: str = "", page_size: int = 50
     ) -> Iterator[RunStatus]:
-        """Every run that fits, newest first, page by page."""
+        """Every run that fits, newest first, page by page. Raises InvalidArgument for a state that is none."""
+        names = [states] if isinstance(states, str) else states
         request = pb.ListRunsRequest(
-            states=[pb.RunState.Value(f"RUN_STATE_{state.upper()}") for state in states],
+            states=[_state(name) for name in names],
             experiment_id=experiment_id,
             algorithm=algorithm,
             page_size=page_size,
@@ -147,41 +145,54 @@ class Client:
         """``SERVING``, ``NOT_SERVING`` or ``SERVICE_UNKNOWN``."""
         try:
             answer = self.call(self._health.Check, health_pb2.HealthCheckRequest(service=service))
-        except Exception as error:
-            if getattr(error, "code", None) == grpc.StatusCode.NOT_FOUND:
-                return "SERVICE_UNKNOWN"
-            raise
-        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+        except NotFound:
+            return "SERVICE_UNKNOWN"
+        return _serving(answer)
 
-    def call(self, method: Callable[..., _Answer], request: Any) -> _Answer:
-        """One unary call: with a deadline, and again with back-off while no server answers.
+    def health_changes(self, service: str = "") -> Iterator[str]:
+        """The health now and after every change, for as long as the server is there. Raises ServerUnavailable."""
+        told = ""
+        with translated(self.address):
+            for answer in self._health.Watch(health_pb2.HealthCheckRequest(service=service)):
+                if _serving(answer) != told:
+                    told = _serving(answer)
+                    yield told
+
+    def call(self, method: Callable[..., _Answer], request: Any, patience: float | None = None) -> _Answer:
+        """One call: with a deadline, and again with back-off while the server is not there or not ready.
 
         Only calls that may come twice are made here; StartRun carries an idempotency key.
 
+        Args:
+            patience: seconds to wait for the server; None: ``connect_timeout``.
+
         Raises:
-            ServerUnavailable: for ``connect_timeout`` seconds nobody answered.
+            ServerUnavailable: the server did not come in that time; says why.
         """
+        patience = self.connect_timeout if patience is None else patience
         waiting = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_nobody_there),
+            retry=tenacity.retry_if_exception(_unavailable),
             wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.1),
-            stop=tenacity.stop_after_delay(self.connect_timeout),
+            stop=tenacity.stop_before_delay(patience),
             reraise=True,
         )
-        with translated(self.address):
-            try:
-                return waiting(method, request, timeout=self.timeout)
-            except grpc.RpcError as error:
-                if _nobody_there(error):
-                    raise ServerUnavailable(
-                        f"no server answered at {self.address} within {self.connect_timeout:g} s "
-                        f"(last error: {error.details()}); start one with `auxilium serve`",
-                        grpc.StatusCode.UNAVAILABLE,
-                    ) from error
-                raise
+        with translated(self.address, patience):
+            return waiting(method, request, timeout=self.timeout)
 
 
-def _nobody_there(error: BaseException) -> bool:
-    """Whether a call reached no server; an UNAVAILABLE with details of its own is a server's answer."""
-    if not isinstance(error, grpc.RpcError) or error.code() != grpc.StatusCode.UNAVAILABLE:
-        return False
-    return not any(key == "grpc-status-details-bin" for key, _ in error.trailing_metadata() or ())
+def _unavailable(error: BaseException) -> bool:
+    """Whether a call may be made again: nobody answered, or a server that starts, ends or waits for its store did."""
+    return isinstance(error, grpc.RpcError) and error.code() == grpc.StatusCode.UNAVAILABLE
+
+
+def _serving(answer: health_pb2.HealthCheckResponse) -> str:
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def _state(name: str) -> pb.RunState.ValueType:
+    try:
+        return pb.RunState.Value(f"RUN_STATE_{name.upper()}")
+    except ValueError:
+        known = ", ".join(state.removeprefix("RUN_STATE_") for state, number in pb.RunState.items() if number)
+        description = f"'{name:.80}' given; {known} are accepted"
+        raise InvalidArgument(f"states: {description}", {"states": description}) from None

@@ -47,14 +47,14 @@ class NotFound(ClientError):
 
 
 class ServerUnavailable(ClientError):
-    """No server answered in time."""
+    """No server answered in time, or it was not ready; ``reason`` tells which, being empty when none answered."""
 
 
 class RunFailed(ClientError):
     """A run that was waited for ended FAILED; ``log_tail`` holds the last lines of its worker."""
 
     def __init__(self, message: str, log_tail: str) -> None:
-        super().__init__(message)
+        super().__init__(f"{message}\n{log_tail}".rstrip())
         self.log_tail = log_tail
 
 
@@ -63,31 +63,48 @@ class ActError(ClientError):
 
 
 @contextmanager
-def translated(address: str) -> Iterator[None]:
-    """Turn ``grpc.RpcError`` into the SDK's errors."""
+def translated(address: str, patience: float = 0.0) -> Iterator[None]:
+    """Turn ``grpc.RpcError`` into the SDK's errors.
+
+    Args:
+        patience: how many seconds the server was waited for.
+    """
     try:
         yield
     except grpc.RpcError as error:
-        raise _error_of(error, address) from error
+        raise _error_of(error, address, patience) from error
 
 
-def _error_of(error: grpc.RpcError, address: str) -> ClientError:
+def _error_of(error: grpc.RpcError, address: str, patience: float) -> ClientError:
     code, message = error.code(), error.details() or ""
+    violations, reason = _details(error)
+    if code == grpc.StatusCode.INVALID_ARGUMENT:
+        return InvalidArgument(message, violations)
+    if code == grpc.StatusCode.NOT_FOUND:
+        return NotFound(message, code, reason)
+    if code == grpc.StatusCode.UNAVAILABLE:
+        within = f" within {patience:g} s" if patience else ""
+        if reason:
+            return ServerUnavailable(f"the server at {address} was not ready{within}: {message}", code, reason)
+        return ServerUnavailable(
+            f"no server answered at {address}{within} (last error: {message}); start one with `auxilium serve`", code
+        )
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return ServerUnavailable(f"the server at {address} did not answer in time", code)
+    return ClientError(f"{code.name}: {message}", code, reason)
+
+
+def _details(error: grpc.RpcError) -> tuple[dict[str, str], str]:
+    """The fields at fault and the reason, as far as the server sent them."""
     violations: dict[str, str] = {}
     reason = ""
     status = rpc_status.from_call(error)
     for detail in status.details if status is not None else ():
         bad, info = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo()
         if detail.Unpack(bad):
-            violations = {v.field: v.description for v in bad.field_violations}
+            for v in bad.field_violations:
+                before = f"{violations[v.field]}; " if v.field in violations else ""
+                violations[v.field] = before + v.description
         elif detail.Unpack(info):
             reason = info.reason
-    if code == grpc.StatusCode.INVALID_ARGUMENT:
-        return InvalidArgument(message, violations)
-    if code == grpc.StatusCode.NOT_FOUND:
-        return NotFound(message, code, reason)
-    if code == grpc.StatusCode.UNAVAILABLE and not reason:
-        return ServerUnavailable(f"no server answers at {address}: {message}", code)
-    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return ServerUnavailable(f"the server at {address} did not answer in time", code)
-    return ClientError(f"{code.name}: {message}", code, reason)
+    return violations, reason

@@ -28,14 +28,15 @@ def show(events: Iterator[RunEvent], console: Console | None = None) -> Iterator
 def _bar(events: Iterator[RunEvent], console: Console) -> Iterator[RunEvent]:
     columns = (
         TextColumn("{task.fields[state]:<11}"),
-        BarColumn(),
+        BarColumn(bar_width=None),
         TextColumn("{task.completed:>9,.0f}/{task.total:,.0f}"),
         TextColumn("{task.fields[rate]:>7,.0f} steps/s"),
         TextColumn("reward {task.fields[reward]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, expand=True) as progress:
         task = progress.add_task("run", total=1, state="", rate=0.0, reward="–")
+        told = ""
         for event in events:
             if event.status is not None:
                 status = event.status
@@ -46,6 +47,9 @@ def _bar(events: Iterator[RunEvent], console: Console) -> Iterator[RunEvent]:
                     state=status.state,
                     rate=status.steps_per_second,
                 )
+                if status.state_reason not in ("", told):
+                    progress.console.print(f"{status.state}: {status.state_reason}", highlight=False, markup=False)
+                told = status.state_reason
             for metric in event.metrics:
                 if metric.key == _REWARD:
                     progress.update(task, reward=f"{metric.value:.1f}")
@@ -61,10 +65,11 @@ def _lines(events: Iterator[RunEvent], console: Console) -> Iterator[RunEvent]:
         status = event.status
         if status is not None and (status.state != told_state or time.monotonic() - told_at >= _LINE_EVERY):
             told_at, told_state = time.monotonic(), status.state
-            console.print(_line(status, reward), highlight=False, soft_wrap=True)
+            console.print(_line(status, reward), highlight=False, markup=False, soft_wrap=True)
         yield event
 
 
 def _line(status: RunStatus, reward: str) -> str:
     line = f"{status.state:<11} {status.timesteps_done:>9,}/{status.total_timesteps:,} timesteps"
-    return f"{line}  {status.steps_per_second:>6,.0f} steps/s  reward {reward}"
+    line = f"{line}  {status.steps_per_second:>6,.0f} steps/s  reward {reward}"
+    return f"{line}  ({status.state_reason})" if status.state_reason else line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from auxilium_rl.client.client import Client
 
 __all__ = ["Run"]
+
+_PAUSE, _MAX_PAUSE = 0.1, 2.0
+"""Seconds before a lost stream is taken up again: at first, and at most."""
+_HISTORY_TIMEOUT = 120.0
 
 
 class Run:
@@ -37,8 +42,19 @@ class Run:
         return RunStatus.of(self._client.call(self._client.runs_stub.StopRun, request))
 
     def act(self, observation: Sequence[float]) -> int:
-        """The deterministic action of the run's newest policy. Raises ActError."""
-        request = policy_trainer_pb2.ActRequest(run_id=self.run_id, observation=observation)
+        """The deterministic action of the run's newest policy.
+
+        Args:
+            observation: flat; a list or a numpy array.
+
+        Raises:
+            ActError: the server cannot act, or this is no observation.
+        """
+        values = observation.tolist() if hasattr(observation, "tolist") else observation
+        try:
+            request = policy_trainer_pb2.ActRequest(run_id=self.run_id, observation=values)
+        except (TypeError, ValueError):
+            raise ActError(f"{observation!r:.80} is not an observation; a flat list of numbers is accepted") from None
         answer = self._client.call(self._client.trainer_stub.Act, request)
         if not answer.success:
             raise ActError(answer.error_message)
@@ -47,7 +63,8 @@ class Run:
     def watch(self, after_metric_id: int = 0, *, timeout: float | None = None) -> Iterator[RunEvent]:
         """The run, its metrics so far, the run again, then what changes, until it ends.
 
-        A server that goes away is waited for as long as ``connect_timeout`` says, and the stream goes on where it was.
+        A server that goes away is waited for as long as ``connect_timeout`` says, and the stream goes on where it was:
+        no metric comes twice, the run's status may.
 
         Args:
             timeout: in seconds; None: until the run ends.
@@ -58,23 +75,24 @@ class Run:
             TimeoutError: ``timeout`` seconds passed; the run goes on.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        last = after_metric_id
+        last, pause = after_metric_id, _PAUSE
         while True:
-            ended = False
+            statuses, done = 0, False
             try:
                 with translated(self._client.address):
                     for event in self._stream(last, deadline):
                         last = event.metrics[-1].id if event.metrics else last
-                        ended = event.status.is_done if event.status is not None else ended
+                        if event.status is not None:
+                            statuses, done = statuses + 1, event.status.is_done
                         yield event
             except ServerUnavailable:
-                if deadline is not None and time.monotonic() >= deadline:
-                    raise TimeoutError(f"run {self.run_id} goes on after {timeout:g} s") from None
-            if ended:
+                done = done and statuses > 1  # after the first status the history was still to come
+            if done:
                 return
-            self.status()  # waits for a server that went away
+            pause = _PAUSE if statuses > 1 else min(2 * pause, _MAX_PAUSE)
+            self._wait_for_server(pause, deadline)
 
-    def _stream(self, last: int, deadline: float | None = None) -> Iterator[RunEvent]:
+    def _stream(self, last: int, deadline: float | None) -> Iterator[RunEvent]:
         request = pb.WatchRunRequest(run_id=self.run_id, after_metric_id=last)
         left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
         call = self._client.runs_stub.WatchRun(request, timeout=left)
@@ -84,17 +102,39 @@ class Run:
         finally:
             call.cancel()
 
+    def _wait_for_server(self, pause: float, deadline: float | None) -> None:
+        """Come back when the server answers again; ``deadline`` passing is a TimeoutError."""
+        left = math.inf if deadline is None else max(deadline - time.monotonic(), 0.0)
+        time.sleep(min(pause, left))
+        patience = min(self._client.connect_timeout, left - pause)
+        try:
+            if patience > 0 or deadline is None:
+                self._client.call(self._client.runs_stub.GetRun, pb.GetRunRequest(run_id=self.run_id), patience)
+                return
+        except ServerUnavailable:
+            if patience == self._client.connect_timeout:
+                raise
+        raise TimeoutError(f"run {self.run_id} goes on; nobody waits for it any more")
+
     def metrics(self, key: str | None = None) -> list[Metric]:
         """Every metric stored so far, or those of one key, in order."""
-        found: list[Metric] = []
-        with translated(self._client.address):
-            runs_seen = 0
-            for event in self._stream(0):
-                found.extend(event.metrics)
-                runs_seen += event.status is not None
-                if runs_seen == 2:
-                    break
+        found = self._client.call(self._history, pb.WatchRunRequest(run_id=self.run_id))
         return [metric for metric in found if key is None or metric.key == key]
+
+    def _history(self, request: pb.WatchRunRequest, timeout: float) -> list[Metric]:
+        """The metrics between the stream's first status and its second, which marks the end of the history."""
+        found: list[Metric] = []
+        statuses = 0
+        call = self._client.runs_stub.WatchRun(request, timeout=max(timeout, _HISTORY_TIMEOUT))
+        try:
+            for event in map(RunEvent.of, call):
+                found.extend(event.metrics)
+                statuses += event.status is not None
+                if statuses == 2:
+                    return found
+        finally:
+            call.cancel()
+        raise ServerUnavailable(f"the server at {self._client.address} ended before it had told every metric")
 
     def wait(self, timeout: float | None = None, *, progress: bool = False, raise_on_failure: bool = True) -> RunStatus:
         """Wait until the run has ended.
@@ -107,12 +147,16 @@ class Run:
             TimeoutError: the run goes on, but nobody waits any more.
             RunFailed: the run ended FAILED, unless ``raise_on_failure`` is False.
         """
-        from auxilium_rl.client.progress import show
-
-        status = self.status()
         events = self.watch(timeout=timeout)
-        for event in show(events) if progress else events:
+        if progress:
+            from auxilium_rl.client.progress import show
+
+            events = show(events)
+        status: RunStatus | None = None
+        for event in events:
             status = event.status or status
+        if status is None:
+            return self.status()
         if status.state == "FAILED" and raise_on_failure:
             raise RunFailed(f"run {self.run_id} failed: {status.error_message}", status.log_tail)
         return status

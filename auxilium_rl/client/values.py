@@ -13,6 +13,7 @@ from generated.auxilium.v1 import runs_pb2 as pb
 __all__ = ["Algorithm", "Checkpoint", "Hyperparameter", "Metric", "RunEvent", "RunStatus"]
 
 _ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
+_OF_ENVIRONMENT = ("lanes", "observation_dim", "action_dim", "max_steps")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,9 @@ class RunStatus:
     environment: str
     gym_ids: tuple[str, ...]
     lanes: int
+    observation_dim: int
+    action_dim: int
+    max_steps: int
     hyperparameters: dict[str, Any]
     model_output_path: str
     exported_path: str
@@ -79,7 +83,7 @@ class RunStatus:
         same = {
             name: getattr(run, name)
             for name in cls.__dataclass_fields__
-            if name not in {"state", "environment", "gym_ids", "lanes", "hyperparameters", "checkpoints"}
+            if name not in {"state", "environment", "gym_ids", "hyperparameters", "checkpoints", *_OF_ENVIRONMENT}
             and not name.endswith("_at")
         }
         return cls(
@@ -87,13 +91,13 @@ class RunStatus:
             state=pb.RunState.Name(run.state).removeprefix("RUN_STATE_"),
             environment=run.environment.uri,
             gym_ids=tuple(run.environment.gym_ids),
-            lanes=run.environment.lanes,
-            hyperparameters=json_format.MessageToDict(run.hyperparameters),
-            created_at=_time(run.created_at),
-            started_at=_time(run.started_at) if run.HasField("started_at") else None,
-            finished_at=_time(run.finished_at) if run.HasField("finished_at") else None,
+            **{name: getattr(run.environment, name) for name in _OF_ENVIRONMENT},
+            hyperparameters=_plain(json_format.MessageToDict(run.hyperparameters)),
+            created_at=_time(run, "created_at"),
+            started_at=_time(run, "started_at"),
+            finished_at=_time(run, "finished_at"),
             checkpoints=tuple(
-                Checkpoint(c.timesteps, c.path, c.kind, c.sha256, _time(c.created_at)) for c in run.checkpoints
+                Checkpoint(c.timesteps, c.path, c.kind, c.sha256, _time(c, "created_at")) for c in run.checkpoints
             ),
         )
 
@@ -108,7 +112,7 @@ class RunEvent:
     @classmethod
     def of(cls, event: pb.RunEvent) -> RunEvent:
         """The event that a message tells."""
-        metrics = tuple(Metric(m.id, m.key, m.step, m.value, _time(m.time)) for m in event.metrics)
+        metrics = tuple(Metric(m.id, m.key, m.step, m.value, _time(m, "time")) for m in event.metrics)
         return cls(RunStatus.of(event.run) if event.HasField("run") else None, metrics)
 
 
@@ -138,11 +142,21 @@ class Algorithm:
             message.name,
             message.title,
             tuple(
-                Hyperparameter(h.name, h.type, json_format.MessageToDict(h.default), h.accepted, h.meaning)
+                Hyperparameter(h.name, h.type, _plain(json_format.MessageToDict(h.default)), h.accepted, h.meaning)
                 for h in message.hyperparameters
             ),
         )
 
 
-def _time(value: timestamp_pb2.Timestamp) -> datetime:
-    return value.ToDatetime(tzinfo=timezone.utc)
+def _plain(value: Any) -> Any:
+    """A value as it was given: protobuf has floats only, so 64 comes back as 64.0."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _time(message: Any, field: str) -> datetime | None:
+    value: timestamp_pb2.Timestamp = getattr(message, field)
+    return value.ToDatetime(tzinfo=timezone.utc) if message.HasField(field) else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch.distributions import Distribution
 
@@ -13,6 +14,7 @@ from auxilium_rl.core.engine.coverage import reason_against
 from auxilium_rl.core.engine.dqn import FastDQN, QNetworks
 from auxilium_rl.core.engine.on_policy import ActorCritic
 from auxilium_rl.core.engine.ppo import FastPPO
+from auxilium_rl.core.engine.probe import difference
 
 __all__ = ["EngineReport", "accelerate"]
 
@@ -36,17 +38,14 @@ def accelerate(model: BaseAlgorithm) -> EngineReport:
     """
     # Distributions check their own arguments at every step; ours come from a network that SB3 built.
     Distribution.set_default_validate_args(False)
-    reason = reason_against(model)
+    reason = reason_against(model) or difference(model)
     if reason:
         return EngineReport("stock", _EVERYWHERE, reason)
+    chosen: Any = model
     if isinstance(model, DQN):
-        assert model.replay_buffer is not None
-        fast = QNetworks.of(model.policy, model.replay_buffer)
-        model.__class__ = FastDQN
-        model.fast = fast  # type: ignore[attr-defined]
-        return EngineReport("fast", (*_FAST, "shared-replay-tensors"))
-    assert isinstance(model, PPO | A2C)
-    networks = ActorCritic.of(model.policy)
-    model.__class__ = FastPPO if isinstance(model, PPO) else FastA2C
-    model.fast = networks  # type: ignore[attr-defined]
+        chosen.fast = QNetworks.of(chosen.policy, chosen.replay_buffer)
+        chosen.__class__ = FastDQN
+        return EngineReport("fast", (*_FAST, "lean-replay", "steady-training-mode"))
+    chosen.fast = ActorCritic.of(chosen.policy)
+    chosen.__class__ = FastPPO if isinstance(model, PPO) else FastA2C
     return EngineReport("fast", (*_FAST, "lean-rollouts"))

@@ -26,31 +26,36 @@ def reason_against(model: BaseAlgorithm) -> str:
         return f"{type(model).__name__} is not covered"
     if model.device != torch.device("cpu"):
         return f"device {model.device} is not covered"
-    return _spaces(model) or _policy(model.policy) or _buffer(model)
+    # In this order: each question takes the answers before it for granted.
+    return _spaces(model) or _kind(model.policy) or _options(model.policy) or _buffer(model)
 
 
 def _spaces(model: BaseAlgorithm) -> str:
     observation, action = model.observation_space, model.action_space
     if not isinstance(observation, spaces.Box) or len(observation.shape) != 1 or observation.dtype != np.float32:
         return "observations are not a one-dimensional float32 Box"
-    if not isinstance(action, spaces.Discrete) or action.start != 0:
-        return "actions are not Discrete from 0"
+    if not isinstance(action, spaces.Discrete) or action.start != 0 or action.dtype != np.int64:
+        return "actions are not Discrete int64 from 0"
     return ""
 
 
-def _policy(policy: Any) -> str:
+def _options(policy: Any) -> str:
+    if policy.activation_fn not in (nn.Tanh, nn.ReLU):
+        return f"activation {policy.activation_fn.__name__} is not covered"
+    if not can_flatten(policy.optimizer):
+        return f"optimizer {type(policy.optimizer).__name__} with these options is not covered"
+    return ""
+
+
+def _kind(policy: Any) -> str:
     if type(policy) not in (ActorCriticPolicy, DQNPolicy):
         return f"policy {type(policy).__name__} is not MlpPolicy"
     if policy.features_extractor_class is not FlattenExtractor:
         return "the features extractor is not a Flatten"
     if getattr(policy, "use_sde", False):
         return "state-dependent exploration is not covered"
-    if policy.activation_fn not in (nn.Tanh, nn.ReLU):
-        return f"activation {policy.activation_fn.__name__} is not covered"
     if any(part.dtype != torch.float32 for part in policy.parameters()):
         return "parameters are not float32"
-    if not can_flatten(policy.optimizer):
-        return f"optimizer {type(policy.optimizer).__name__} with these options is not covered"
     return ""
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["FlatAdam", "FlatOptimizer", "FlatRMSprop", "flatten"]
+__all__ = ["FlatAdam", "FlatOptimizer", "FlatRMSprop", "can_flatten", "flatten"]
 
 # Every parameter begins where the allocator would have put it: matrix kernels may choose by alignment.
 _ALIGNMENT = 64 // 4
@@ -17,8 +16,8 @@ _ALIGNMENT = 64 // 4
 class FlatOptimizer(torch.optim.Optimizer):
     """What the flat optimizers share: the layout, clipping, and the way to and from stock state dictionaries.
 
-    Instances are made by ``flatten``, from a stock optimizer that has not stepped yet. Between calls ``self.state`` is
-    stale by design: the truth is in the flat tensors, and ``state_dict`` writes it back.
+    Instances are made by ``flatten``, from a stock optimizer. Between calls ``self.state`` is stale by design: the
+    truth is in the flat tensors, and ``state_dict`` writes it back.
     """
 
     names: tuple[str, ...] = ()
@@ -33,19 +32,18 @@ class FlatOptimizer(torch.optim.Optimizer):
             size += -(-part.numel() // _ALIGNMENT) * _ALIGNMENT
         self.values, self.gradients, self.scratch = torch.zeros(size), torch.zeros(size), torch.zeros(size)
         self.moments = {name: torch.zeros(size) for name in self.names}
-        self.steps = 0.0
         for part, view, gradient in zip(self.parts, self.views(self.values), self.views(self.gradients), strict=True):
             view.copy_(part.data)
             part.data = view
             part.grad = gradient
         self.gradient_views = self.views(self.gradients)
+        self._absorb()
 
     def views(self, flat: torch.Tensor) -> list[torch.Tensor]:
         """Windows of a tensor of this layout, each shaped like its parameter."""
         places = zip(self.offsets, self.parts, strict=True)
         return [flat[start : start + part.numel()].view(part.shape) for start, part in places]
 
-    @torch.no_grad()
     def clip(self, max_norm: float) -> None:
         """As ``clip_grad_norm_``: the norm of the parameters' norms, in the same order of additions."""
         norms = torch._foreach_norm(self.gradient_views, 2.0)
@@ -75,11 +73,7 @@ class FlatOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the state of a stock or a flat optimizer."""
         super().load_state_dict(state_dict)
-        for name, flat in self.moments.items():
-            for part, view in zip(self.parts, self.views(flat), strict=True):
-                view.copy_(self.state[part][name]) if part in self.state else view.zero_()
-        states = [self.state[part] for part in self.parts if part in self.state]
-        self.steps = float(states[0]["step"]) if states else 0.0
+        self._absorb()
 
     def __getstate__(self) -> dict[str, Any]:
         self._publish()
@@ -89,6 +83,13 @@ class FlatOptimizer(torch.optim.Optimizer):
         # A copy has parameters of its own, outside of the flat tensor: it goes on as the stock optimizer.
         stock = type(self).__mro__[2]
         return (stock.__new__, (stock,), self.__getstate__())
+
+    def _absorb(self) -> None:
+        for name, flat in self.moments.items():
+            for part, view in zip(self.parts, self.views(flat), strict=True):
+                view.copy_(self.state[part][name]) if part in self.state else view.zero_()
+        states = [self.state[part] for part in self.parts if part in self.state]
+        self.steps = float(states[0]["step"]) if states else 0.0
 
     def _publish(self) -> None:
         self.state.clear()
@@ -105,7 +106,6 @@ class FlatAdam(FlatOptimizer, torch.optim.Adam):
 
     names = ("exp_avg", "exp_avg_sq")
 
-    @torch.no_grad()
     def update(self) -> None:
         """One step with the gradients that lie in ``self.gradients``."""
         group, gradients, scratch = self.param_groups[0], self.gradients, self.scratch
@@ -123,7 +123,6 @@ class FlatRMSprop(FlatOptimizer, torch.optim.RMSprop):
 
     names = ("square_avg",)
 
-    @torch.no_grad()
     def update(self) -> None:
         """One step with the gradients that lie in ``self.gradients``."""
         group, gradients, squares = self.param_groups[0], self.gradients, self.moments["square_avg"]
@@ -144,17 +143,12 @@ def can_flatten(optimizer: torch.optim.Optimizer) -> bool:
     """Whether ``flatten`` has the arithmetic of this optimizer and its options."""
     groups = optimizer.param_groups
     plain = all(not group.get(option) for group in groups for option in (*_PLAIN, "differentiable"))
-    return type(optimizer) in _FLAT and len(groups) == 1 and plain and not optimizer.state
+    return type(optimizer) in _FLAT and len(groups) == 1 and plain
 
 
 def flatten(optimizer: torch.optim.Optimizer) -> FlatOptimizer:
-    """Turn a stock optimizer that has not stepped into its flat kind, in place."""
+    """Turn a stock optimizer into its flat kind, in place, with the state that it has."""
     optimizer.__class__ = _FLAT[type(optimizer)]
     assert isinstance(optimizer, FlatOptimizer)
     optimizer.adopt()
     return optimizer
-
-
-def parameters_of(optimizer: torch.optim.Optimizer) -> Iterable[nn.Parameter]:
-    """The parameters that an optimizer trains, in its order."""
-    return (part for group in optimizer.param_groups for part in group["params"])

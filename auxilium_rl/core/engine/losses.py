@@ -68,7 +68,8 @@ def logits_gradient(
 
 def value_gradient(values: torch.Tensor, returns: torch.Tensor, coefficient: torch.Tensor) -> torch.Tensor:
     """Gradient of ``coefficient * mse_loss(returns, values)`` by the values."""
-    return _mse_backward(coefficient, values, returns, _MEAN)
+    gradient: torch.Tensor = _mse_backward(coefficient, values, returns, _MEAN)
+    return gradient
 
 
 def row_means(rows: Sequence[torch.Tensor]) -> list[float]:

@@ -29,8 +29,8 @@ class HandNetwork:
     """Linear layers with an activation between them, forward and backward.
 
     Args:
-        modules: as in ``nn.Sequential``; activations must be all ``nn.Tanh`` or all ``nn.ReLU``. A parameter's ``grad`` must
-            be what ``backward`` shall write to; a network whose parameters have none cannot go backward.
+        modules: as in ``nn.Sequential``; activations must be all ``nn.Tanh`` or all ``nn.ReLU``. A parameter's ``grad``
+            must be what ``backward`` shall write to; a network whose parameters have none cannot go backward.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:

@@ -95,7 +95,7 @@ class FastOnPolicy(OnPolicyAlgorithm):
         for idx in np.flatnonzero(dones):
             info = infos[idx]
             if info.get("terminal_observation") is not None and info.get("TimeLimit.truncated", False):
-                last = torch.as_tensor(info["terminal_observation"]).float().reshape(1, -1)
+                last = torch.tensor(info["terminal_observation"]).float().reshape(1, -1)
                 rewards[idx] += self.gamma * self.fast.critic(last)[0]
 
 

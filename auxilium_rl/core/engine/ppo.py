@@ -47,7 +47,7 @@ class FastPPO(FastOnPolicy, PPO):
         going_on = True
         for _ in range(self.n_epochs):
             traces.last_epoch = len(traces.ratios)
-            for order in torch.from_numpy(np.random.permutation(size)).split(self.batch_size):
+            for order in torch.split(torch.from_numpy(np.random.permutation(size)), self.batch_size):
                 going_on = self._learn(samples.take(order), factors[len(order)], clip_range, clip_range_vf, traces)
                 if not going_on:
                     break
@@ -100,19 +100,20 @@ class FastPPO(FastOnPolicy, PPO):
     def _record(self, traces: _Traces, clip_range: float, clip_range_vf: float | None) -> None:
         buffer, logger = self.rollout_buffer, self.logger
         sizes = [len(row) for row in traces.logits]
-        entropies = [-mean for mean in row_means(entropy_of(torch.cat(traces.logits))[0].split(sizes))]
+        entropies = [-mean for mean in row_means(torch.split(entropy_of(torch.cat(traces.logits))[0], sizes))]
         policy_losses = [-mean for mean in row_means(traces.surrogates)]
         value_losses = row_means([error * error for error in traces.errors])
         last = traces.last_epoch
         divergences = [_kl(*pair) for pair in zip(traces.ratios[last:], traces.log_ratios[last:], strict=True)]
         clipped = [((ratio - 1).abs() > clip_range).float() for ratio in traces.ratios]
-        loss = policy_losses[-1] + self.ent_coef * entropies[-1] + self.vf_coef * value_losses[-1]
+        policy_loss, entropy_loss, value_loss = torch.tensor([policy_losses[-1], entropies[-1], value_losses[-1]])
+        loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
         logger.record("train/entropy_loss", np.mean(entropies))
         logger.record("train/policy_gradient_loss", np.mean(policy_losses))
         logger.record("train/value_loss", np.mean(value_losses))
-        logger.record("train/approx_kl", np.mean(np.float32(row_means(divergences))))
+        logger.record("train/approx_kl", np.mean(np.array(row_means(divergences), np.float32)))
         logger.record("train/clip_fraction", np.mean(row_means(clipped)))
-        logger.record("train/loss", loss)
+        logger.record("train/loss", loss.item())
         logger.record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
         logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         logger.record("train/clip_range", clip_range)

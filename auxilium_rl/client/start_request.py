@@ -1,0 +1,106 @@
+"""The request that starts a run, checked as far as a program's own values can be wrong before a server sees them."""
+
+from __future__ import annotations
+
+import math
+import operator
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from google.protobuf import struct_pb2
+
+from auxilium_rl.client.errors import InvalidArgument
+from generated.auxilium.v1 import runs_pb2 as pb
+
+__all__ = ["start_request"]
+
+_BITS = {"total_timesteps": 63, "checkpoint_freq": 63, "seed": 63}
+_JSON = "a number, text, true, false, null, or a list or map of these is accepted"
+
+
+def start_request(
+    algorithm: str,
+    *,
+    env: str,
+    experiment_id: str | None,
+    gym_ids: Sequence[str],
+    hyperparameters: Mapping[str, Any] | None,
+    model_output_path: str,
+    idempotency_key: str,
+    seed: int | None,
+    **numbers: int,
+) -> pb.StartRunRequest:
+    """The message for a start.
+
+    Args:
+        experiment_id: None: made of the algorithm and the time.
+        gym_ids: names, or one text with ``;`` between them.
+        numbers: total_timesteps, checkpoint_freq, lanes, observation_dim, action_dim and max_steps.
+
+    Raises:
+        InvalidArgument: a number does not fit its field, or a hyperparameter is no JSON value; names every one.
+    """
+    violations: dict[str, str] = {}
+    given = numbers if seed is None else {**numbers, "seed": seed}
+    whole = {name: _whole(name, value, violations) for name, value in given.items()}
+    typed = _struct(hyperparameters or {}, violations)
+    if violations:
+        raise InvalidArgument("; ".join(f"{name}: {text}" for name, text in violations.items()), violations)
+    return pb.StartRunRequest(
+        experiment_id=f"{algorithm}-{time.strftime('%Y%m%d-%H%M%S')}" if experiment_id is None else experiment_id,
+        algorithm=algorithm,
+        environment=pb.EnvironmentSource(
+            uri=env,
+            gym_ids=gym_ids.split(";") if isinstance(gym_ids, str) else gym_ids,
+            lanes=whole["lanes"],
+            observation_dim=whole["observation_dim"],
+            action_dim=whole["action_dim"],
+            max_steps=whole["max_steps"],
+        ),
+        total_timesteps=whole["total_timesteps"],
+        seed=whole.get("seed"),
+        hyperparameters=typed,
+        model_output_path=model_output_path,
+        checkpoint_freq=whole["checkpoint_freq"],
+        idempotency_key=idempotency_key,
+    )
+
+
+def _whole(name: str, value: Any, violations: dict[str, str]) -> int:
+    """A whole number that fits its field; numpy's integers are numbers too."""
+    bits = _BITS.get(name, 31)
+    try:
+        number = operator.index(value)
+    except TypeError:
+        violations[name] = f"{value!r:.80} given; a whole number is accepted"
+        return 0
+    if not -(2**bits) <= number < 2**bits:
+        violations[name] = f"{number} given; at most {2**bits - 1} fits"
+        return 0
+    return number
+
+
+def _struct(values: Mapping[str, Any], violations: dict[str, str]) -> struct_pb2.Struct:
+    struct = struct_pb2.Struct()
+    for name, value in values.items():
+        try:
+            struct.update({str(name): _json_value(value)})
+        except ValueError as error:
+            violations[f"hyperparameters.{name:.80}"] = str(error)
+    return struct
+
+
+def _json_value(value: Any) -> Any:
+    """A value as JSON has it: numpy's values become Python's, tuples lists. Raises ValueError."""
+    if isinstance(value, Mapping):
+        return {str(key): _json_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_value(item) for item in value]
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        return _json_value(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} given; numbers must be finite")
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ValueError(f"{value!r:.80} given; {_JSON}")

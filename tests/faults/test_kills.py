@@ -1,0 +1,165 @@
+"""Workers, servers and simulators that die in the middle."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from auxilium_rl.client import RunFailed
+from generated import policy_trainer_pb2 as pb
+from tests.e2e.harness import Server, running, simulator, start_request, until
+
+LONG = {"total_timesteps": 100_000_000, "hyperparameters": {"n_steps": 16, "batch_size": 16}}
+
+
+def processes_below(server: Server) -> list[psutil.Process]:
+    return psutil.Process(server.process.pid).children(recursive=True)
+
+
+def worker_of(server: Server, run_id: str) -> psutil.Process:
+    """The worker of a run: the process that writes its log."""
+    log = str(server.data / "logs" / run_id / "worker.log")
+
+    def find() -> psutil.Process | None:
+        for process in processes_below(server):
+            try:
+                if os.readlink(f"/proc/{process.pid}/fd/2") == log:
+                    return process
+            except OSError:
+                continue
+        return None
+
+    found: psutil.Process = until(find, f"a worker of {run_id}")
+    return found
+
+
+def start_long(server: Server) -> str:
+    run_id: str = server.trainer.StartTrainingPPO(start_request(**LONG)).run_id
+    until(lambda: server.status(run_id).timesteps_done > 16, "training")
+    return run_id
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_worker_that_dies_of_a_signal(number: signal.Signals, tmp_path: Path) -> None:
+    with running(tmp_path / "data", default_env="gym:CartPole-v1") as server:
+        victim, other = start_long(server), start_long(server)
+        worker_of(server, victim).send_signal(number)
+        assert server.done(victim).error_message == f"the worker died of {number.name}"
+        if number == signal.SIGSEGV:
+            with pytest.raises(RunFailed) as raised:
+                server.client.run(victim).wait()
+            assert "Segmentation fault" in raised.value.log_tail
+        before = server.status(other).timesteps_done
+        until(lambda: server.status(other).timesteps_done > before, "the other run going on")
+        assert server.act(victim, [0, 0, 0, 0]).success
+        server.client.run(other).stop()
+
+
+def test_warm_parent_that_dies_takes_its_workers_and_is_replaced(tmp_path: Path) -> None:
+    with running(tmp_path / "data", default_env="gym:CartPole-v1") as server:
+        victim = start_long(server)
+        worker = worker_of(server, victim)
+        psutil.Process(worker.ppid()).kill()
+        assert server.done(victim).error_message == "the worker died of SIGKILL"
+        psutil.wait_procs([worker], timeout=10)
+        run_id = server.trainer.StartTrainingA2C(start_request(total_timesteps=20)).run_id
+        assert server.done(run_id).error_message == ""
+
+
+def test_server_killed_again_and_again_loses_nothing(tmp_path: Path, kills: int) -> None:
+    rng = random.Random(4)
+    acknowledged: set[str] = set()
+    interrupted = 0
+    for turn in range(kills):
+        server = Server(tmp_path / "data", default_env="gym:CartPole-v1", max_concurrent_runs=2, checkpoint_freq=64)
+        listed = {run.run_id: run for run in server.client.runs()}
+        assert acknowledged <= listed.keys()
+        for run in listed.values():
+            assert run.state in {"SUCCEEDED", "INTERRUPTED", "QUEUED", "STARTING", "RUNNING", "STOPPED"}, run
+            if run.state == "SUCCEEDED":
+                assert server.act(run.run_id, [0, 0, 0, 0]).success
+            if run.state == "INTERRUPTED" and run.timesteps_done >= 256:
+                interrupted += 1
+                assert Path(run.checkpoints[-1].path).exists()
+                assert run.checkpoints[-1].timesteps >= 64
+                server.client.run(run.run_id).stop()
+        for total in (64, 100_000):
+            request = start_request(total_timesteps=total, hyperparameters=LONG["hyperparameters"])
+            acknowledged.add(server.trainer.StartTrainingPPO(request).run_id)
+        family = processes_below(server)
+        if turn % 2:  # at a random moment, wherever start-up and the first steps are by then
+            threading.Event().wait(rng.random() * 3)
+        else:  # in the middle of training
+            until(lambda: any(r.timesteps_done >= 256 for r in server.client.runs(states=["RUNNING"])), "training")
+        server.kill()
+        gone, alive = psutil.wait_procs(family, timeout=10)
+        assert not alive
+    assert len(acknowledged) == 2 * kills
+    assert interrupted > 0
+
+
+def test_sigterm_saves_and_a_queued_run_waits_for_the_next_server(tmp_path: Path) -> None:
+    server = Server(tmp_path / "data", default_env="gym:CartPole-v1", max_concurrent_runs=1)
+    running_id = start_long(server)
+    queued = server.trainer.StartTrainingA2C(start_request(total_timesteps=20)).run_id
+    assert server.client.run(queued).status().queue_position == 1
+    family = processes_below(server)
+    assert server.stop() == 0
+    gone, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    with running(tmp_path / "data", default_env="gym:CartPole-v1") as server:
+        status = server.client.run(running_id).status()
+        assert (status.state, status.state_reason) == ("INTERRUPTED", "the server shut down")
+        assert status.checkpoints[-1].timesteps == status.timesteps_done
+        assert server.act(running_id, [0, 0, 0, 0]).success
+        assert server.done(queued).error_message == ""
+        server.client.run(running_id).stop()
+        assert server.status(running_id).is_done
+
+
+def test_second_signal_stops_at_once(tmp_path: Path) -> None:
+    request = start_request(total_timesteps=10**8, hyperparameters={"n_steps": 100_000, "batch_size": 100})
+    server = Server(tmp_path / "data", default_env="gym:CartPole-v1")
+    run_id = server.trainer.StartTrainingPPO(request).run_id
+    until(lambda: server.status(run_id).timesteps_done > 0, "training")
+    family = processes_below(server)
+    server.process.send_signal(signal.SIGTERM)
+    until(lambda: server.client.health() == "NOT_SERVING", "NOT_SERVING")
+    assert server.client.health("liveness") == "SERVING"
+    refused = server.trainer.StartTrainingPPO(request)
+    assert (refused.status, refused.message) == (pb.FAILED, "the server is shutting down and takes no new runs")
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(timeout=5) == 128 + signal.SIGTERM
+    gone, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    server.client.close()
+    server.channel.close()
+
+
+def test_simulator_that_dies_fails_its_run_and_is_closed_when_it_is_back(tmp_path: Path) -> None:
+    with simulator("a") as (first, address):
+        port = int(address.rpartition(":")[2])
+        server = Server(tmp_path / "data", simulation_grpc_host=address, action_dim=2)
+        request = start_request(**{**LONG, "hyperparameters": {**LONG["hyperparameters"], "gym_ids": "a"}})
+        run_id = server.trainer.StartTrainingPPO(request).run_id
+        until(lambda: server.status(run_id).timesteps_done > 16, "training")
+        first.stop()
+    message = server.done(run_id).error_message
+    assert "lane 0 (gym 'a')" in message
+    assert address in message
+    server.kill()
+    from auxilium_rl.client.environment_server import EnvironmentServer
+
+    second = EnvironmentServer("CartPole-v1", ("a",), port=port)
+    second.start()
+    try:
+        with running(tmp_path / "data", simulation_grpc_host=address):
+            until(lambda: second.closes == {"a": 1}, "the Close that was owed")
+    finally:
+        second.stop()
