@@ -81,7 +81,9 @@ class Application:
             max_queued_runs=settings.max_queued_runs,
         )
         self.orchestrator.on_run_ended = self._closer.wake
-        self._health = HealthMonitor(SERVICES, [registry.probe, store.probe], settings.health_probe_interval)
+        self._health = HealthMonitor(
+            SERVICES, [registry.probe, store.probe], settings.health_probe_interval, settings.max_watch_streams
+        )
         acting = ActingService(registry, lambda c: load_policy(store, c), settings.act_cache_models)
         self._server = GrpcServer(
             TrainerServicer(self.orchestrator, acting),

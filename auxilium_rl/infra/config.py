@@ -36,7 +36,9 @@ class Settings(BaseSettings):
     grpc_port: int = Field(50051, ge=0, le=65535, description="Port the server listens on; 0 takes a free one.")
     grpc_max_workers: int = Field(10, ge=1, le=1000, description="Threads that answer unary calls.")
     grpc_max_message_mb: int = Field(16, ge=1, le=1024, description="Largest message accepted, in MiB.")
-    max_watch_streams: int = Field(128, ge=1, le=10_000, description="WatchRun streams served at once.")
+    max_watch_streams: int = Field(
+        128, ge=1, le=10_000, description="Streams served at once: WatchRun, and as many of health's Watch."
+    )
     data_dir: Path = Field(Path("data"), description="Folder of everything the server keeps.")
     models_dir: Path | None = Field(None, description="Folder of finished models. Default: DATA_DIR/models.")
     checkpoint_dir: Path | None = Field(None, description="Folder of checkpoints. Default: DATA_DIR/checkpoints.")

@@ -29,7 +29,7 @@ class GrpcServer:
     """Hosts the servicers on one port.
 
     Unary calls have a pool of threads of their own; WatchRun streams another, so that idle watchers cannot starve
-    anybody; health's Watch takes no thread while it waits.
+    anybody; so do health's Watch streams (see ``HealthMonitor``).
 
     Raises:
         StoreUnavailable: the port is taken (it is never shared in silence) or the address is not of this machine.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent import futures
 
 import structlog
 from grpc_health.v1 import health, health_pb2
@@ -25,10 +26,16 @@ class HealthMonitor:
         services: full names beside ``""``, ``liveness`` and ``readiness``; all but liveness follow the probes.
         probes: each raises an ``AuxiliumError`` while what it looks at cannot be written.
         interval: seconds between two rounds of probes.
+        max_streams: Watch streams answered at once; each takes a thread of a pool of their own.
     """
 
-    def __init__(self, services: Sequence[str], probes: Sequence[Callable[[], None]], interval: float) -> None:
-        self.servicer = health.HealthServicer(experimental_non_blocking=True)
+    def __init__(
+        self, services: Sequence[str], probes: Sequence[Callable[[], None]], interval: float, max_streams: int
+    ) -> None:
+        # Not the servicer's non-blocking mode: there ``set`` sends while it holds its lock, and waits for ever when a
+        # watcher's end needs that lock on the thread that would complete the sending.
+        self._streams = futures.ThreadPoolExecutor(max_streams, thread_name_prefix="health-watch")
+        self.servicer = health.HealthServicer(experimental_non_blocking=False, experimental_thread_pool=self._streams)
         self._dependent = ("", READINESS, *services)
         self._probes = tuple(probes)
         self._interval = interval
@@ -66,7 +73,7 @@ class HealthMonitor:
             if self._ready is False:
                 _log.info("ready_again")
             ready = True
-        if not self._ended.is_set():
+        if not self._ended.is_set() and ready is not self._ready:  # ``set`` tells watchers even what they know
             self._ready = ready
             self._set(ready)
 

@@ -31,7 +31,10 @@ from tests.e2e.harness import ROOT, Server, running, simulator, start_request, u
         ({"hyperparameters": {"n_steps": "many"}}, "n_steps: 'many' given; a whole number from 1"),
         ({"hyperparameters": {"gamma": "1.5"}}, "gamma: '1.5' given; a finite number from 0 to 1"),
         ({"hyperparameters": {"learning_rate": "-1"}}, "learning_rate: '-1' given"),
-        ({"hyperparameters": {"batch_size": 512, "n_steps": 128}}, "512 given; at most n_steps (128) x lanes (1) = 128"),
+        (
+            {"hyperparameters": {"batch_size": 512, "n_steps": 128}},
+            "512 given; at most n_steps (128) x lanes (1) = 128",
+        ),
         ({"hyperparameters": {"gym_ids": "a;a"}}, "gym_ids: 'a' comes 2 times"),
         ({"hyperparameters": {"gym_ids": "a;"}}, "gym_ids: name 1 of 2 is empty"),
         ({"hyperparameters": {"gym_ids": "a;b", "n_envs": 3}}, "n_envs: 3 given, but 2 gym ids"),

@@ -111,3 +111,4 @@ def test_a_hundred_idle_watchers_starve_nobody(tmp_path: Path) -> None:
         assert ended.wait(10)
         for stream in [*streams, *watches]:
             stream.cancel()
+        assert server.stop() == 0  # at once after the watchers' end
