@@ -52,13 +52,15 @@ def serve(
 
 def _started(env_id: str, names: list[str], host: str, port: int) -> tuple[EnvironmentServer, int]:
     """A server that answers, and its port; what is wrong becomes a message."""
-    from gymnasium.error import Error
+    from gymnasium.error import Error, UnregisteredEnv
 
     from auxilium_rl.client.environment_server import EnvironmentServer
 
     try:
         server = EnvironmentServer(env_id, names, host=host, port=port)
         return server, server.start()
+    except UnregisteredEnv as error:
+        fail(f"'{env_id}' is not an environment id of Gymnasium: {error}", EXIT.USAGE)
     except (Error, ImportError, ValueError) as error:
         fail(f"{env_id}: {error}", EXIT.USAGE)
     except OSError as error:

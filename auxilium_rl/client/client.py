@@ -170,10 +170,11 @@ class Client:
             ServerUnavailable: the server did not come in that time; says why.
         """
         patience = self.connect_timeout if patience is None else patience
+        pause = tenacity.wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.1)
         waiting = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_unavailable),
-            wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.1),
-            stop=tenacity.stop_before_delay(patience),
+            wait=lambda state: min(pause(state), max(patience - (state.seconds_since_start or 0.0), 0.0)),
+            stop=tenacity.stop_after_delay(patience),
             reraise=True,
         )
         with translated(self.address, patience):

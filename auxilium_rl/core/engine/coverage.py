@@ -42,6 +42,9 @@ def _spaces(model: BaseAlgorithm) -> str:
 def _options(policy: Any) -> str:
     if policy.activation_fn not in (nn.Tanh, nn.ReLU):
         return f"activation {policy.activation_fn.__name__} is not covered"
+    if any(layer.out_features == 1 for net in _hidden(policy) for layer in net if isinstance(layer, nn.Linear)):
+        # For one row of one number autograd takes the other of two equivalent products.
+        return "hidden layers of width 1 are not covered"
     if not can_flatten(policy.optimizer):
         return f"optimizer {type(policy.optimizer).__name__} with these options is not covered"
     return ""
@@ -57,6 +60,12 @@ def _kind(policy: Any) -> str:
     if any(part.dtype != torch.float32 for part in policy.parameters()):
         return "parameters are not float32"
     return ""
+
+
+def _hidden(policy: Any) -> list[Any]:
+    if isinstance(policy, DQNPolicy):
+        return [list(policy.q_net.q_net)[:-1]]
+    return [policy.mlp_extractor.policy_net, policy.mlp_extractor.value_net]
 
 
 def _buffer(model: Any) -> str:

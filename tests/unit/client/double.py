@@ -73,6 +73,7 @@ class Double(runs_pb2_grpc.RunServiceServicer, policy_trainer_pb2_grpc.PolicyTra
         self.answers: dict[str, list[Any]] = {}
         self.streams: list[list[Any]] = []
         self.requests: list[Any] = []
+        self._waits: list[threading.Event] = []
         self.health = health.HealthServicer(experimental_non_blocking=True)
         self.health.set("", health_pb2.HealthCheckResponse.SERVING)
         self.health.set("down", health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -81,12 +82,21 @@ class Double(runs_pb2_grpc.RunServiceServicer, policy_trainer_pb2_grpc.PolicyTra
         """The requests of one kind."""
         return [request for request in self.requests if isinstance(request, kind)]
 
+    def release(self) -> None:
+        """End every wait."""
+        for event in self._waits:
+            event.set()
+
+    def _wait(self, event: threading.Event) -> None:
+        self._waits.append(event)
+        event.wait(20)
+
     def _answer(self, method: str, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request)
         waiting = self.answers.get(method)
         answer = waiting.pop(0) if waiting else None
         if isinstance(answer, threading.Event):
-            answer.wait(20)
+            self._wait(answer)
             answer = None
         if isinstance(answer, Refusal):
             answer.end(context)
@@ -135,7 +145,7 @@ class Double(runs_pb2_grpc.RunServiceServicer, policy_trainer_pb2_grpc.PolicyTra
             if isinstance(item, Refusal):
                 item.end(context)
             if isinstance(item, threading.Event):
-                item.wait(20)
+                self._wait(item)
             else:
                 yield item
 
@@ -153,5 +163,7 @@ def listening(double: Double, port: int = 0) -> Iterator[int]:
     try:
         yield bound
     finally:
-        server.stop(None).wait()
+        stopped = server.stop(None)
+        double.release()
+        stopped.wait()
         pool.shutdown(wait=False)

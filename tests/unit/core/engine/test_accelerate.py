@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -144,8 +145,9 @@ def test_a_zip_goes_on_in_plain_sb3_and_in_the_engine(case: str) -> None:
     loaded = [cls.load(io.BytesIO(target.getvalue()), device="cpu") for _ in range(2)]
     assert type(loaded[0]) is cls
     assert all(differences(model, stock) == [] for model in loaded)
-    names = zipfile.ZipFile(target).namelist()
-    assert "policy.optimizer.pth" in names
+    archive = zipfile.ZipFile(target)
+    assert "policy.optimizer.pth" in archive.namelist()
+    assert "fast" not in json.loads(archive.read("data"))
     accelerated: Any = loaded[1]
     assert accelerate(loaded[1]).reason == ""
     ends = []
@@ -270,6 +272,8 @@ UNCOVERED: list[tuple[type[BaseAlgorithm], spaces.Space[Any], spaces.Space[Any],
     (A2C, FLAT, spaces.Box(-1, 1, (2,), np.float32), {}, "Discrete"),
     (PPO, FLAT, spaces.Discrete(2, start=1), {}, "Discrete"),
     (PPO, FLAT, spaces.Discrete(2), {"policy_kwargs": {"activation_fn": nn.ELU}}, "ELU"),
+    (PPO, FLAT, spaces.Discrete(2), {"policy_kwargs": {"net_arch": {"pi": [8], "vf": [8, 1]}}}, "width 1"),
+    (DQN, FLAT, spaces.Discrete(1), {"policy_kwargs": {"net_arch": [1, 8]}}, "width 1"),
     (PPO, FLAT, spaces.Discrete(2), {"policy_kwargs": {"optimizer_kwargs": {"weight_decay": 0.1}}}, "optimizer"),
     (DQN, FLAT, spaces.Discrete(2), {"policy_kwargs": {"optimizer_class": torch.optim.SGD}}, "SGD"),
     (DQN, FLAT, spaces.Discrete(2), {"n_steps": 3}, "replay buffer"),
