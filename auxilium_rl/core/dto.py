@@ -41,7 +41,7 @@ class EnvironmentSource:
     """Where a run's lanes are and what shape they have, fully resolved (no zero stands for a default any more).
 
     Attributes:
-        uri: ``fake``, ``gym:<id>``, ``grpc://host:port`` (the unary ``simulation`` protocol) or ``adapter`` (the factory of
+        uri: ``fake``, ``gym:<id>``, ``grpc://host:port`` (the unary protocol) or ``adapter`` (the factory of
             an embedding program).
         lanes: number of environments stepped together, at least 1.
         gym_ids: for ``grpc`` one name for each lane; for ``adapter`` as the caller sent them; else empty.

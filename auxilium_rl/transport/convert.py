@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from google.protobuf import json_format, struct_pb2, timestamp_pb2
 
@@ -24,13 +25,21 @@ def start_request(message: pb.StartRunRequest) -> StartRequest:
         experiment_id=message.experiment_id,
         total_timesteps=message.total_timesteps,
         seed=message.seed if message.HasField("seed") else None,
-        hyperparameters=json_format.MessageToDict(message.hyperparameters),
+        hyperparameters=_values(message.hyperparameters),
         model_output_path=message.model_output_path,
         environment=EnvironmentSource(
             env.uri, env.lanes, tuple(env.gym_ids), env.observation_dim, env.action_dim, env.max_steps
         ),
         checkpoint_freq=message.checkpoint_freq,
     )
+
+
+def _values(given: struct_pb2.Struct) -> dict[str, Any]:
+    """A Struct as plain values. Raises InvalidRequest for numbers that JSON does not have."""
+    try:
+        return json_format.MessageToDict(given)
+    except ValueError as error:
+        raise InvalidRequest.of("hyperparameters", f"{error}; finite numbers are accepted") from None
 
 
 def states_of(values: list[int]) -> list[RunState]:

@@ -74,9 +74,8 @@ def main() -> int:
     console.print(f"learning curve  {picture}")
     console.print(f"everything else {out / 'data'}  (database, logs, TensorBoard)")
     reached = mean >= options.goal
-    console.print(
-        f"\nmean return of {options.episodes} episodes: {mean:.1f} ({'reached' if reached else 'missed'} {options.goal:g})"
-    )
+    verdict = "reached" if reached else "missed"
+    console.print(f"\nmean return of {options.episodes} episodes: {mean:.1f} ({verdict} {options.goal:g})")
     return 0 if reached else 1
 
 
@@ -132,7 +131,10 @@ def _start(trainer: Any, timesteps: int) -> str:
     agreed = trainer.NegotiateEnvironment(
         pb.NegotiateEnvironmentRequest(experiment_id="cartpole", spec=spec), timeout=30
     )
-    assert agreed.accepted, agreed.message
+    negotiation = pb.NegotiateEnvironmentRequest(experiment_id="cartpole", spec=spec)
+    agreed = trainer.NegotiateEnvironment(negotiation, timeout=30)
+    if not agreed.accepted:
+        raise SystemExit(agreed.message)
     gym_ids = ";".join(f"lane-{number}" for number in range(LANES))
     request = pb.TrainingRequest(
         experiment_id="cartpole",

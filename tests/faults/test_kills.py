@@ -98,7 +98,7 @@ def test_server_killed_again_and_again_loses_nothing(tmp_path: Path, kills: int)
         else:  # in the middle of training
             until(lambda: any(r.timesteps_done >= 256 for r in server.client.runs(states=["RUNNING"])), "training")
         server.kill()
-        gone, alive = psutil.wait_procs(family, timeout=10)
+        _, alive = psutil.wait_procs(family, timeout=10)
         assert not alive
     assert len(acknowledged) == 2 * kills
     assert interrupted > 0
@@ -111,7 +111,7 @@ def test_sigterm_saves_and_a_queued_run_waits_for_the_next_server(tmp_path: Path
     assert server.client.run(queued).status().queue_position == 1
     family = processes_below(server)
     assert server.stop() == 0
-    gone, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
     with running(tmp_path / "data", default_env="gym:CartPole-v1") as server:
         status = server.client.run(running_id).status()
@@ -136,7 +136,7 @@ def test_second_signal_stops_at_once(tmp_path: Path) -> None:
     assert (refused.status, refused.message) == (pb.FAILED, "the server is shutting down and takes no new runs")
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(timeout=5) == 128 + signal.SIGTERM
-    gone, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
     server.client.close()
     server.channel.close()
