@@ -53,7 +53,7 @@ class ActingService:
             ModelCorrupt: the stored model is not the one that was recorded.
         """
         model = self._settled.get(name) or self._find(name)
-        values = np.array(observation, np.float32)
+        values = np.fromiter(observation, np.float32, len(observation))
         if len(values) != model.observation_dim:
             raise InvalidRequest.of(
                 "observation", f"{len(values)} values given; this policy takes {model.observation_dim}"

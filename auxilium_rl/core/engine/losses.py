@@ -18,9 +18,10 @@ class Samples:
     """A full rollout buffer as tensors; one copy serves all epochs."""
 
     def __init__(self, buffer: RolloutBuffer) -> None:
-        for name in ("observations", "actions", "values", "log_probs", "advantages", "returns"):
-            buffer.__dict__[name] = buffer.swap_and_flatten(buffer.__dict__[name])
-        buffer.generator_ready = True
+        if not buffer.generator_ready:
+            for name in ("observations", "actions", "values", "log_probs", "advantages", "returns"):
+                buffer.__dict__[name] = buffer.swap_and_flatten(buffer.__dict__[name])
+            buffer.generator_ready = True
         rows = (buffer.values, buffer.log_probs, buffer.advantages, buffer.returns)
         self._observations = torch.from_numpy(buffer.observations)
         self._actions = torch.from_numpy(buffer.actions)

@@ -101,6 +101,10 @@ class FastOnPolicy(OnPolicyAlgorithm):
 
 def returns_and_advantages(buffer: RolloutBuffer, last_values: npt.NDArray[Any], dones: npt.NDArray[Any]) -> None:
     """As ``compute_returns_and_advantage``, with everything but the recurrence done for all steps at once."""
+    if not {type(buffer.gamma), type(buffer.gae_lambda)} <= {int, float}:
+        # NumPy's own scalars make SB3 compute in float64 and round at the end.
+        buffer.compute_returns_and_advantage(torch.from_numpy(last_values), dones)
+        return
     alive = 1.0 - np.concatenate([buffer.episode_starts[1:], dones.astype(np.float32)[None]])
     following = np.concatenate([buffer.values[1:], last_values[None]])
     advantages = buffer.rewards + buffer.gamma * following * alive - buffer.values

@@ -36,6 +36,9 @@ class _Metrics:
         """Reduce the rows to means, for all minibatches together, which takes far fewer calls than one by one."""
         entropies = torch.split(entropy_of(torch.cat(self.logits))[0], [len(row) for row in self.logits])
         self.entropy_losses += [-mean for mean in row_means(entropies)]
+        if np.isnan(self.entropy_losses).any():
+            # SB3's ``Categorical`` says so at the minibatch itself; logits that are not numbers have no entropy.
+            raise ValueError("the policy's logits are not numbers; a smaller learning rate may help")
         self.policy_losses += [-mean for mean in row_means(self.surrogates)]
         self.value_losses += row_means([error * error for error in self.errors])
         self.clip_fractions += row_means([((ratio - 1).abs() > clip_range).float() for ratio in self.ratios])

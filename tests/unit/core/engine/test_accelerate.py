@@ -330,3 +330,25 @@ def test_accelerating_draws_no_random_numbers() -> None:
     accelerate(model)
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]
+
+
+def test_scalars_of_numpy_as_hyperparameters_round_as_in_stock() -> None:
+    arguments = {**PPO_SMALL, "gamma": np.float64(0.97), "gae_lambda": np.float64(0.9)}
+    stock, fast = (learn(build(PPO, 2, fast=kind, **arguments), 128) for kind in (False, True))
+    assert differences(fast, stock) == []
+
+
+def test_one_rollout_can_be_learned_from_twice() -> None:
+    models = []
+    for fast in (False, True):
+        models.append(learn(build(PPO, 1, fast=fast, **PPO_SMALL), 64))
+        models[-1].train()
+    assert differences(models[1], models[0]) == []
+
+
+def test_divergence_in_the_last_rollout_is_an_error_as_in_stock() -> None:
+    for fast in (False, True):
+        model = build(PPO, 1, fast=fast, learning_rate=1e30, **PPO_SMALL)
+        Distribution.set_default_validate_args(True)
+        with pytest.raises(ValueError, match="logits"):
+            learn(model, 32)
