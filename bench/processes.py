@@ -16,14 +16,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
-def process(*arguments: str, **env: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A Python process that says on which address it listens; ended in the end."""
+def process(*arguments: str, cpu: int | None = None, **env: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A Python process that says on which address it listens; ended in the end. ``cpu``: it runs on no other."""
     with tempfile.NamedTemporaryFile() as log:
         child = subprocess.Popen(
             [sys.executable, *arguments],
             stdout=log,
             stderr=log,
             cwd=ROOT,
+            preexec_fn=None if cpu is None else lambda: os.sched_setaffinity(0, {cpu}),  # noqa: PLW1509
             env={**os.environ, "PYTHONUNBUFFERED": "1", **{k: str(v) for k, v in env.items()}},
         )
         try:
@@ -43,10 +44,10 @@ def _address(child: subprocess.Popen[bytes], log: Path) -> str:
 
 
 @contextmanager
-def server(**env: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def server(cpu: int | None = None, **env: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Our server on a free port, in a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        with process("server.py", GRPC_PORT=0, DATA_DIR=folder, LOG_FORMAT="json", **env) as started:
+        with process("server.py", cpu=cpu, GRPC_PORT=0, DATA_DIR=folder, LOG_FORMAT="json", **env) as started:
             yield started
 
 
@@ -58,7 +59,7 @@ def simulator(lanes: int = 1) -> Iterator[str]:
 
 
 @contextmanager
-def echo() -> Iterator[str]:
+def echo(cpu: int | None = None) -> Iterator[str]:
     """A servicer that does nothing, on grpcio's own threaded server with our options."""
-    with process("-m", "bench.echo") as (address, _):
+    with process("-m", "bench.echo", cpu=cpu) as (address, _):
         yield address

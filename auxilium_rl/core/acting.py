@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections import OrderedDict
@@ -58,7 +59,7 @@ class ActingService:
             raise InvalidRequest.of(
                 "observation", f"{len(values)} values given; this policy takes {model.observation_dim}"
             )
-        if not np.isfinite(values).all():
+        if not math.isfinite(sum(observation)):  # quicker than NumPy on a few values
             index = int(np.flatnonzero(~np.isfinite(values))[0])
             raise InvalidRequest.of("observation", f"value {index} is {values[index]}; every value must be finite")
         return model.act(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import numpy as np
@@ -29,10 +30,30 @@ class OnnxPolicy:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self.observation_dim: int = description["observation_space"]["shape"][0]
+        self._of_thread = threading.local()
 
     def act(self, observation: npt.NDArray[np.float32]) -> int:
         """The deterministic action for one observation, ``(observation_dim,)`` float32."""
-        return int(self._session.run(("action",), {"observation": observation[None, :]})[0][0])
+        try:
+            bound: _Bound = self._of_thread.bound
+        except AttributeError:
+            bound = self._of_thread.bound = _Bound(self._session, self.observation_dim)
+        bound.observation[0] = observation
+        self._session.run_with_iobinding(bound.binding)
+        return int(bound.action[0])
+
+
+class _Bound:
+    """Input and output memory that a session keeps for one thread: half the cost of ``run`` on a cold cache."""
+
+    def __init__(self, session: Any, observation_dim: int) -> None:
+        self.observation = np.zeros((1, observation_dim), np.float32)
+        self.action = np.zeros(1, np.int64)
+        self.binding = session.io_binding()
+        self.binding.bind_input(
+            "observation", "cpu", 0, np.float32, self.observation.shape, self.observation.ctypes.data
+        )
+        self.binding.bind_output("action", "cpu", 0, np.int64, self.action.shape, self.action.ctypes.data)
 
 
 def load_policy(store: ModelStore, checkpoint: Checkpoint) -> OnnxPolicy:
