@@ -57,6 +57,8 @@ class Application:
         self._settings = settings
         self._lock = ServerLock(settings.data_dir)
         store = orchestrator.model_store if orchestrator else _model_store(settings)
+        if isinstance(store, ModelStore):
+            store.sweep()  # what a crash left unfinished; the lock says that nobody writes
         self._engine = open_database(settings.sql_url)
         migrate(self._engine)
         registry = SqlRunRegistry(self._engine)

@@ -125,11 +125,15 @@ class Learner:
         checkpoint = self._store.put(self._run.run_id, timesteps, kind, self._write_files)
         if not self._registry.add_checkpoint(checkpoint, self._run.lease_epoch):
             raise LeaseLost("another worker holds this run")
-        self._kept = [c for c in self._kept if c.timesteps != timesteps] + [checkpoint]
+        if self._kept and self._kept[-1].timesteps == timesteps:  # its row was replaced
+            replaced = self._kept.pop()
+            if replaced.path != checkpoint.path:
+                self._store.discard(replaced)
+        self._kept.append(checkpoint)
         while len(self._kept) > self._keep:
             old = self._kept.pop(0)
             self._registry.drop_checkpoint(old.run_id, old.timesteps)
-            self._store.discard(old.run_id, old.timesteps)
+            self._store.discard(old)
 
     def _write_files(self, folder: Path) -> None:
         self.model.save(folder / "model.zip")

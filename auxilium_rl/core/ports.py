@@ -151,7 +151,7 @@ class ModelStore(Protocol):
     def read(self, checkpoint: Checkpoint, name: str) -> bytes:
         """The bytes of one file of a checkpoint, its hash checked. Raises ModelCorrupt, StoreUnavailable."""
 
-    def discard(self, run_id: str, timesteps: int) -> None:
+    def discard(self, checkpoint: Checkpoint) -> None:
         """Remove a checkpoint's files; nothing happens when there are none."""
 
     def export(self, checkpoint: Checkpoint, export_path: str) -> None:

@@ -99,10 +99,9 @@ class ModelStore:
             raise ModelCorrupt(f"{checkpoint.path} has no {name}; it has {', '.join(sorted(files))}")
         return self._verified(f"{checkpoint.path}/{name}", files[name]["sha256"])
 
-    def discard(self, run_id: str, timesteps: int) -> None:
+    def discard(self, checkpoint: Checkpoint) -> None:
         """See ``core.ports.ModelStore``."""
-        for folder in (self.checkpoint_dir / run_id).glob(f"{timesteps:012d}-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(checkpoint.path, ignore_errors=True)
 
     def export(self, checkpoint: Checkpoint, export_path: str) -> None:
         """See ``core.ports.ModelStore``."""
