@@ -1,0 +1,236 @@
+"""What every ``RunRegistry`` must do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timezone
+from itertools import product
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from auxilium_rl.core.dto import Checkpoint, EnvironmentSource, EnvironmentSpec, MetricPoint, RunSpec
+from auxilium_rl.core.errors import IdempotencyConflict, InvalidRequest, QueueFull, RunNotFound, StoreUnavailable
+from auxilium_rl.core.states import ACTIVE, EDGES, TERMINAL, RunState
+from auxilium_rl.infra.sql.database import HEAD, migrate, open_database
+from auxilium_rl.infra.sql.metrics import SqlMetricStore
+from auxilium_rl.infra.sql.migrating import alembic_config
+from auxilium_rl.infra.sql.registry import SqlRunRegistry
+from auxilium_rl.infra.sql.tables import metadata
+
+SPEC = RunSpec("experiment", "ppo", EnvironmentSource("grpc://h:1", 2, ("a", "b"), 4, 2, 500), 100, 0, {"gamma": 0.9})
+NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
+# how a run comes into each state
+WAYS: dict[RunState, tuple[RunState, ...]] = {
+    RunState.QUEUED: (),
+    RunState.STARTING: (RunState.STARTING,),
+    RunState.RUNNING: (RunState.STARTING, RunState.RUNNING),
+    RunState.WAITING: (RunState.STARTING, RunState.WAITING),
+    RunState.PAUSED: (RunState.STARTING, RunState.RUNNING, RunState.PAUSED),
+    RunState.INTERRUPTED: (RunState.STARTING, RunState.INTERRUPTED),
+    RunState.SUCCEEDED: (RunState.STARTING, RunState.RUNNING, RunState.SUCCEEDED),
+    RunState.FAILED: (RunState.FAILED,),
+    RunState.STOPPED: (RunState.STOPPED,),
+}
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'registry.db'}"
+
+
+@pytest.fixture
+def registry(url: str) -> Iterator[SqlRunRegistry]:
+    engine = open_database(url)
+    migrate(engine)
+    yield SqlRunRegistry(engine)
+    engine.dispose()
+
+
+def create(registry: SqlRunRegistry, state: RunState = RunState.QUEUED, run_id: str = "r") -> None:
+    registry.create(run_id, SPEC, close_address="h:1")
+    for step in WAYS[state]:
+        assert registry.transition(run_id, step)
+
+
+@pytest.mark.parametrize(("source", "target"), list(product(RunState, RunState)))
+def test_every_edge(registry: SqlRunRegistry, source: RunState, target: RunState) -> None:
+    create(registry, source)
+    before = registry.get("r")
+    assert before.state == source
+    legal = target in EDGES[source]
+    assert registry.transition("r", target, error_message="why") is legal
+    after = registry.get("r")
+    assert after == before if not legal else (after.state, after.error_message) == (target, "why")
+    assert (after.finished_at is not None) is (after.state in TERMINAL)
+    assert bool(registry.due_closes()) is (after.state in TERMINAL)
+
+
+@pytest.mark.parametrize("state", list(RunState))
+def test_stop_request(registry: SqlRunRegistry, state: RunState) -> None:
+    create(registry, state)
+    run = registry.request_stop("r", immediate=False)
+    if state in {RunState.QUEUED, RunState.INTERRUPTED}:
+        assert (run.state, run.error_message) == (RunState.STOPPED, "stopped on request at 0 of 100 timesteps")
+    else:
+        assert run.state == state
+        assert run.stop_requested == ("graceful" if state in ACTIVE else "")
+
+
+def test_unknown_run(registry: SqlRunRegistry) -> None:
+    for call in (registry.get, lambda run_id: registry.request_stop(run_id, immediate=True)):
+        with pytest.raises(RunNotFound, match="Run 'x' not found"):
+            call("x")
+    assert not registry.transition("x", RunState.FAILED)
+
+
+def test_worker_that_lost_its_lease_writes_nothing(registry: SqlRunRegistry) -> None:
+    create(registry)
+    run = registry.claim_next("me")
+    assert run is not None
+    assert (run.lease_epoch, run.attempt, run.lease_owner) == (1, 1, "me")
+    assert [r.run_id for r in registry.interrupt_orphans("another", "gone")] == ["r"]
+    after = registry.get("r")
+    assert (after.state, after.state_reason, after.lease_epoch) == (RunState.INTERRUPTED, "gone", 2)
+    checkpoint = Checkpoint("r", 5, "/x", "s", "m", "periodic", 1, NOW)
+    assert not registry.report("r", 1, timesteps_done=9, steps_per_second=1)
+    assert not registry.add_checkpoint(checkpoint, 1)
+    assert not registry.transition("r", RunState.FAILED, epoch=1)
+    assert registry.get("r") == after
+    assert registry.interrupt_orphans("another", "gone") == []
+
+
+def test_progress_never_falls_and_checkpoints_are_listed_in_order(registry: SqlRunRegistry) -> None:
+    create(registry)
+    registry.claim_next("me")
+    for done in (5, 9, 3):
+        assert registry.report("r", 1, timesteps_done=done, steps_per_second=2.5, engine="fast")
+    kept = [Checkpoint("r", n, f"/{n}", "s", "m", "periodic", 1, NOW) for n in (20, 10)]
+    for checkpoint in kept:
+        assert registry.add_checkpoint(checkpoint, 1)
+    run = registry.get("r")
+    assert (run.timesteps_done, run.steps_per_second, run.engine) == (9, 2.5, "fast")
+    assert run.checkpoints == tuple(reversed(kept))
+    assert registry.add_checkpoint(replace(kept[0], kind="final"), 1)
+    registry.drop_checkpoint("r", 10)
+    assert [c.kind for c in registry.get("r").checkpoints] == ["final"]
+    assert registry.list().runs[0] == registry.get("r")
+
+
+def test_runs_are_claimed_in_order_once_each(registry: SqlRunRegistry) -> None:
+    for number in range(20):
+        create(registry, run_id=f"r{number}")
+    assert registry.get("r7").queue_position == 8
+    with ThreadPoolExecutor(8) as pool:
+        claimed = [run.run_id for run in pool.map(lambda _: registry.claim_next("me"), range(20)) if run is not None]
+    assert sorted(claimed) == sorted(f"r{number}" for number in range(20))
+    assert registry.claim_next("me") is None
+
+
+def test_idempotency(registry: SqlRunRegistry) -> None:
+    def start(number: int) -> str:
+        return registry.create(f"r{number}", SPEC, idempotency_key="key", request_digest="d").run_id
+
+    with ThreadPoolExecutor(32) as pool:
+        assert len(set(pool.map(start, range(32)))) == 1
+    assert len(registry.list().runs) == 1
+    with pytest.raises(IdempotencyConflict, match="belongs to run"):
+        registry.create("other", SPEC, idempotency_key="key", request_digest="e")
+    assert registry.create("upper", SPEC, idempotency_key="KEY", request_digest="d").run_id == "upper"
+
+
+def test_queue_is_bounded(registry: SqlRunRegistry) -> None:
+    registry.create("a", SPEC, max_queued=1)
+    with pytest.raises(QueueFull, match="MAX_QUEUED_RUNS"):
+        registry.create("b", SPEC, max_queued=1)
+    registry.claim_next("me")
+    assert registry.create("b", SPEC, max_queued=1).run_id == "b"
+
+
+def test_pages_and_filters(registry: SqlRunRegistry) -> None:
+    for number in range(5):
+        registry.create(f"r{number}", replace(SPEC, experiment_id=f"e{number % 2}"))
+    seen, token = [], ""
+    while True:
+        page = registry.list(page_size=2, page_token=token)
+        seen += [run.run_id for run in page.runs]
+        token = page.next_page_token
+        if not token:
+            break
+    assert seen == ["r4", "r3", "r2", "r1", "r0"]
+    assert [r.run_id for r in registry.list(experiment_id="e1").runs] == ["r3", "r1"]
+    assert registry.list(states=[RunState.FAILED]).runs == ()
+    assert registry.list(algorithm="dqn").runs == ()
+    for token in ("x", "-1", "9" * 30):
+        with pytest.raises(InvalidRequest, match="page_token"):
+            registry.list(page_token=token)
+
+
+def test_newest_finished_run_of_a_path(registry: SqlRunRegistry) -> None:
+    for run_id in ("old", "new", "failed", "elsewhere"):
+        path = "b" if run_id == "elsewhere" else "a"
+        registry.create(run_id, replace(SPEC, model_output_path=path))
+        registry.transition(run_id, RunState.STARTING)
+        registry.transition(run_id, RunState.RUNNING)
+        if run_id == "failed":
+            registry.transition(run_id, RunState.FAILED)
+        else:
+            registry.transition(run_id, RunState.SUCCEEDED, exported_path="/x")
+    found = registry.find_by_output_path("a")
+    assert found is not None
+    assert found.run_id == "new"
+    assert registry.find_by_output_path("c") is None
+
+
+def test_closes_are_owed_until_done(registry: SqlRunRegistry) -> None:
+    create(registry)
+    registry.owe_closes("h:1", ["a", "z"])  # a refused start names a gym that a run still holds
+    assert [c.gym_id for c in registry.due_closes()] == ["z"]
+    registry.transition("r", RunState.FAILED)
+    due = {c.gym_id: c for c in registry.due_closes()}
+    assert due.keys() == {"a", "b", "z"}
+    registry.close_done(due["a"].id, "closed")
+    registry.close_failed(due["b"].id, "away", 3600)
+    assert [c.gym_id for c in registry.due_closes()] == ["z"]
+
+
+def test_negotiated_specs(registry: SqlRunRegistry) -> None:
+    assert registry.negotiated("x") is None
+    for spec in (EnvironmentSpec(4, 2), EnvironmentSpec(5, 3, 0, ("a", "b", "c", "d", "e"), 7)):
+        registry.put_negotiated("x", spec)
+        assert registry.negotiated("x") == spec
+
+
+def test_metrics(registry: SqlRunRegistry) -> None:
+    store = SqlMetricStore(registry._engine)
+    values = [1.5, math.nan, math.inf, -math.inf]
+    store.append("r", [MetricPoint("k", step, value, NOW) for step, value in enumerate(values)])
+    store.append("r", [MetricPoint("k", 0, 99.0, NOW), MetricPoint("k", 9, 2.0, NOW)])
+    store.append("other", [MetricPoint("k", 0, 7.0, NOW)])
+    points = store.since("r")
+    assert [repr(p.value) for p in points] == ["1.5", "nan", "inf", "-inf", "2.0"]
+    assert points[0].time == NOW
+    assert [p.step for p in store.since("r", points[2].id, 1)] == [3]
+
+
+def test_database(url: str, registry: SqlRunRegistry) -> None:
+    registry.probe()
+    with registry._engine.connect() as connection:
+        pragmas = [connection.exec_driver_sql(f"PRAGMA {p}").scalar() for p in ("journal_mode", "synchronous")]
+        assert pragmas == ["wal", 2]
+        assert ScriptDirectory.from_config(alembic_config(connection)).get_current_head() == HEAD
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    migrate(registry._engine)
+
+
+def test_unusable_database_does_not_tell_its_password(tmp_path: Path) -> None:
+    for wrong in ("nonsense", "postgresql+nodriver://u:secret@h/d", f"sqlite:///{tmp_path}"):
+        with pytest.raises(StoreUnavailable) as raised:
+            migrate(open_database(wrong))
+        assert "secret" not in raised.value.message
