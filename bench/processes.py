@@ -18,15 +18,19 @@ ROOT = Path(__file__).resolve().parent.parent
 @contextmanager
 def process(*arguments: str, cpu: int | None = None, **env: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A Python process that says on which address it listens; ended in the end. ``cpu``: it runs on no other."""
+    before = os.sched_getaffinity(0) if cpu is not None else set()
     with tempfile.NamedTemporaryFile() as log:
+        if cpu is not None:
+            os.sched_setaffinity(0, {cpu})  # the child inherits it
         child = subprocess.Popen(
             [sys.executable, *arguments],
             stdout=log,
             stderr=log,
             cwd=ROOT,
-            preexec_fn=None if cpu is None else lambda: os.sched_setaffinity(0, {cpu}),  # noqa: PLW1509
             env={**os.environ, "PYTHONUNBUFFERED": "1", **{k: str(v) for k, v in env.items()}},
         )
+        if before:
+            os.sched_setaffinity(0, before)
         try:
             yield _address(child, Path(log.name)), child
         finally:

@@ -9,8 +9,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-import numpy as np
-
 from auxilium_rl.core.dto import Checkpoint, Run
 from auxilium_rl.core.errors import InvalidRequest, ModelNotReady, RunNotFound
 from auxilium_rl.core.ports import ActionModel, RunRegistry
@@ -54,15 +52,14 @@ class ActingService:
             ModelCorrupt: the stored model is not the one that was recorded.
         """
         model = self._settled.get(name) or self._find(name)
-        values = np.fromiter(observation, np.float32, len(observation))
-        if len(values) != model.observation_dim:
+        if len(observation) != model.observation_dim:
             raise InvalidRequest.of(
-                "observation", f"{len(values)} values given; this policy takes {model.observation_dim}"
+                "observation", f"{len(observation)} values given; this policy takes {model.observation_dim}"
             )
-        if not math.isfinite(sum(observation)):  # quicker than NumPy on a few values
-            index = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise InvalidRequest.of("observation", f"value {index} is {values[index]}; every value must be finite")
-        return model.act(values)
+        if not math.isfinite(sum(observation)):
+            index, value = next((n, v) for n, v in enumerate(observation) if not math.isfinite(v))
+            raise InvalidRequest.of("observation", f"value {index} is {value}; every value must be finite")
+        return model.act(observation)
 
     def _find(self, name: str) -> ActionModel:
         run = self._run_named(name)

@@ -198,8 +198,8 @@ class ActionModel(Protocol):
 
     observation_dim: int
 
-    def act(self, observation: npt.NDArray[np.float32]) -> int:
-        """The deterministic action for one observation, shape ``(observation_dim,)`` float32."""
+    def act(self, observation: Sequence[float]) -> int:
+        """The deterministic action for one observation of ``observation_dim`` finite numbers."""
 
 
 @dataclass(frozen=True)

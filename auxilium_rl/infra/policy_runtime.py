@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,27 +34,31 @@ class OnnxPolicy:
         self.observation_dim: int = description["observation_space"]["shape"][0]
         self._of_thread = threading.local()
 
-    def act(self, observation: npt.NDArray[np.float32]) -> int:
-        """The deterministic action for one observation, ``(observation_dim,)`` float32."""
+    def act(self, observation: Sequence[float]) -> int:
+        """The deterministic action for one observation of ``observation_dim`` finite numbers."""
         try:
             bound: _Bound = self._of_thread.bound
         except AttributeError:
             bound = self._of_thread.bound = _Bound(self._session, self.observation_dim)
-        bound.observation[0] = observation
+        bound.pack(bound.memory, 0, *observation)
         self._session.run_with_iobinding(bound.binding)
-        return int(bound.action[0])
+        return bound.action.item()
 
 
 class _Bound:
-    """Input and output memory that a session keeps for one thread: half the cost of ``run`` on a cold cache."""
+    """Input and output memory that a session keeps for one thread.
+
+    Between two calls of ``Act`` the caches go cold, so what counts is how much code a call touches: memory that stays
+    bound takes half of what ``run`` takes, and packing with ``struct`` less than making an array.
+    """
 
     def __init__(self, session: Any, observation_dim: int) -> None:
-        self.observation = np.zeros((1, observation_dim), np.float32)
-        self.action = np.zeros(1, np.int64)
+        observation = np.zeros((1, observation_dim), np.float32)
+        self.action: npt.NDArray[np.int64] = np.zeros(1, np.int64)
+        self.memory = observation.data.cast("B")
+        self.pack = struct.Struct(f"={observation_dim}f").pack_into
         self.binding = session.io_binding()
-        self.binding.bind_input(
-            "observation", "cpu", 0, np.float32, self.observation.shape, self.observation.ctypes.data
-        )
+        self.binding.bind_input("observation", "cpu", 0, np.float32, observation.shape, observation.ctypes.data)
         self.binding.bind_output("action", "cpu", 0, np.int64, self.action.shape, self.action.ctypes.data)
 
 
