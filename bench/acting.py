@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,9 +35,9 @@ def figures() -> list[Figure]:
 
 
 @contextmanager
-def _stubs(cpu: int | None) -> Iterator[tuple[Any, Any, str, Client]]:
+def _stubs() -> Iterator[tuple[Any, Any, str, Client]]:
     """``Act`` of our server and of the echo, the id of a finished run, and a client."""
-    with server(cpu) as (ours, _), echo(cpu) as peer, Client(ours) as client:
+    with server() as (ours, _), echo() as peer, Client(ours) as client:
         with grpc.insecure_channel(ours) as channel, grpc.insecure_channel(peer) as other:
             act = policy_trainer_pb2_grpc.PolicyTrainerServiceStub(channel)
             bare = policy_trainer_pb2_grpc.PolicyTrainerServiceStub(other)
@@ -56,20 +55,13 @@ def _ratios(act: Any, bare: Any, run_id: str, share: float, pairs: int) -> list[
 
 
 def _idle() -> Figure:
-    """Both servers on one core and the caller on another: where the system puts them decides half of a round trip."""
-    before = os.sched_getaffinity(0)
-    caller, served = sorted(before)[:2]
-    with _stubs(served) as (act, bare, run_id, _):
-        os.sched_setaffinity(0, {caller})
-        try:
-            ratios = _ratios(act, bare, run_id, 0.5, 9)
-        finally:
-            os.sched_setaffinity(0, before)
+    with _stubs() as (act, bare, run_id, _):
+        ratios = _ratios(act, bare, run_id, 0.5, 9)
     return Figure("Act p50 ÷ bare echo p50", ratios, 1.15, False)
 
 
 def _under_load() -> Figure:
-    with _stubs(None) as (act, bare, run_id, client):
+    with _stubs() as (act, bare, run_id, client):
         training = client.train("ppo", env="gym:CartPole-v1", total_timesteps=10**9)
         while training.status().timesteps_done < 2048:
             time.sleep(0.05)

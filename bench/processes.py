@@ -16,12 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
-def process(*arguments: str, cpu: int | None = None, **env: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A Python process that says on which address it listens; ended in the end. ``cpu``: it runs on no other."""
-    before = os.sched_getaffinity(0) if cpu is not None else set()
+def process(*arguments: str, **env: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A Python process that says on which address it listens; ended in the end."""
     with tempfile.NamedTemporaryFile() as log:
-        if cpu is not None:
-            os.sched_setaffinity(0, {cpu})  # the child inherits it
         child = subprocess.Popen(
             [sys.executable, *arguments],
             stdout=log,
@@ -29,8 +26,6 @@ def process(*arguments: str, cpu: int | None = None, **env: object) -> Iterator[
             cwd=ROOT,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **{k: str(v) for k, v in env.items()}},
         )
-        if before:
-            os.sched_setaffinity(0, before)
         try:
             yield _address(child, Path(log.name)), child
         finally:
@@ -48,10 +43,10 @@ def _address(child: subprocess.Popen[bytes], log: Path) -> str:
 
 
 @contextmanager
-def server(cpu: int | None = None, **env: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def server(**env: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Our server on a free port, in a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        with process("server.py", cpu=cpu, GRPC_PORT=0, DATA_DIR=folder, LOG_FORMAT="json", **env) as started:
+        with process("server.py", GRPC_PORT=0, DATA_DIR=folder, LOG_FORMAT="json", **env) as started:
             yield started
 
 
@@ -63,7 +58,7 @@ def simulator(lanes: int = 1) -> Iterator[str]:
 
 
 @contextmanager
-def echo(cpu: int | None = None) -> Iterator[str]:
+def echo() -> Iterator[str]:
     """A servicer that does nothing, on grpcio's own threaded server with our options."""
-    with process("-m", "bench.echo", cpu=cpu) as (address, _):
+    with process("-m", "bench.echo") as (address, _):
         yield address

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent import futures
 from typing import Any, NoReturn
 
 import grpc
 import gymnasium
 import numpy as np
 
+from auxilium_rl.wire.call_pool import CallPool
 from generated import simulation_pb2, simulation_pb2_grpc
 
 __all__ = ["EnvironmentServer", "UnsupportedEnvironment"]
@@ -72,7 +72,7 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
         probe = self._make()
         self.observation_dim, self.action_dim, self._first_action = _shape_of(probe)
         probe.close()
-        self._workers = futures.ThreadPoolExecutor(max(4, len(self._gyms)), thread_name_prefix="simulator")
+        self._workers = CallPool(max(4, len(self._gyms)), "simulator")
         self._server: grpc.Server | None = None
 
     @property
@@ -92,7 +92,10 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
 
     def start(self) -> int:
         """Begin to answer; gives the port. Raises OSError when the port is taken."""
-        server = grpc.server(self._workers, options=[("grpc.so_reuseport", 0)])
+        server = grpc.server(
+            self._workers,
+            options=[("grpc.so_reuseport", 0)],
+        )
         simulation_pb2_grpc.add_SimulationServiceServicer_to_server(self, server)
         try:
             port: int = server.add_insecure_port(f"{self._host}:{self._wanted_port}")
@@ -114,7 +117,7 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
         """End the server and close every environment."""
         if self._server is not None:
             self._server.stop(grace).wait()
-        self._workers.shutdown(wait=False)
+        self._workers.shutdown()
         for gym in self._gyms.values():
             with gym.lock:  # a step that is under way ends first
                 gym.close()

@@ -14,6 +14,7 @@ from auxilium_rl.core.errors import StoreUnavailable
 from auxilium_rl.transport.health_servicer import HealthMonitor
 from auxilium_rl.transport.run_servicer import RunServicer
 from auxilium_rl.transport.trainer_servicer import TrainerServicer
+from auxilium_rl.wire.call_pool import CallPool
 from generated import policy_trainer_pb2_grpc
 from generated.auxilium.v1 import runs_pb2_grpc
 
@@ -48,7 +49,7 @@ class GrpcServer:
         max_message_mb: int,
     ) -> None:
         limit = max_message_mb << 20
-        self._pool = futures.ThreadPoolExecutor(max_workers, thread_name_prefix="rpc")
+        self._pool = CallPool(max_workers, "rpc")
         self._streams = futures.ThreadPoolExecutor(max_streams + 1, thread_name_prefix="stream")
         self._server = grpc.server(
             self._pool,
@@ -81,7 +82,7 @@ class GrpcServer:
     def stop(self, grace: float | None = None) -> None:
         """Take no new calls and wait up to ``grace`` seconds for those under way."""
         self._server.stop(grace).wait()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown()
         self._streams.shutdown(wait=False, cancel_futures=True)
 
 

@@ -1,0 +1,1 @@
+"""What both ends of a connection share; it knows nothing of runs, policies or simulators."""
