@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from auxilium_rl.wire.polling import POLLING
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -24,7 +26,7 @@ def process(*arguments: str, **env: object) -> Iterator[tuple[str, subprocess.Po
             stdout=log,
             stderr=log,
             cwd=ROOT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **{k: str(v) for k, v in env.items()}},
+            env={**POLLING, **os.environ, "PYTHONUNBUFFERED": "1", **{k: str(v) for k, v in env.items()}},
         )
         try:
             yield _address(child, Path(log.name)), child

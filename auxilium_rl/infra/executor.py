@@ -23,6 +23,7 @@ import structlog
 
 from auxilium_rl.core.dto import Run
 from auxilium_rl.core.ports import WorkerExit
+from auxilium_rl.wire.polling import POLLING
 
 __all__ = ["LocalExecutor", "log_tail"]
 
@@ -159,7 +160,8 @@ class LocalExecutor:
 
     def _environment(self) -> dict[str, str]:
         threads = str(self._torch_threads)
-        return {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "AUXILIUM_TORCH_THREADS": threads}
+        forced = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "AUXILIUM_TORCH_THREADS": threads}
+        return {**POLLING, **os.environ, **forced}
 
     def _fork_worker(self, key: str, run: Run, log: Path) -> _Worker:
         connection = self._zygote[1] if self._zygote else self._start_zygote()
