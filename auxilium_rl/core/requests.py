@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from auxilium_rl.core.dto import EnvironmentSource, EnvironmentSpec, RunSpec
 from auxilium_rl.core.errors import FieldViolation, InvalidRequest
@@ -42,8 +42,8 @@ class StartRequest:
     """A start as either API brings it.
 
     Attributes:
-        text: the hyperparameters are text (``policy_trainer``), with ``gym_ids``, ``n_envs``, ``total_timesteps`` and
-            ``seed`` among them; else typed values (``auxilium.v1``).
+        text: the hyperparameters are text (``policy_trainer``), with ``gym_ids``, ``n_envs``, ``total_timesteps``,
+            ``seed`` and ``checkpoint_freq`` among them; else typed values (``auxilium.v1``).
         seed: None: draw one.
         environment: as given; empty uri, no gym ids and zeros where nothing was said.
     """
@@ -102,6 +102,16 @@ def check_environment_spec(spec: EnvironmentSpec) -> None:
         raise InvalidRequest(*found)
 
 
+class _Reserved(NamedTuple):
+    """What a text map may hold beside the algorithm's own hyperparameters."""
+
+    total_timesteps: int
+    seed: int | None
+    lanes: int
+    gym_ids: tuple[str, ...]
+    checkpoint_freq: int
+
+
 class _Collector:
     """Runs checks one after another and keeps every violation, so that a caller hears of all of them at once."""
 
@@ -146,14 +156,12 @@ def build_spec(
         f"'{request.algorithm}' given; {', '.join(sorted(ALGORITHMS))} are accepted",
     )
     values = dict(request.hyperparameters)
-    total, seed, lanes_given, gym_ids = _take_reserved(found, request, values)
+    total, seed, lanes_given, gym_ids, checkpoint_freq = _take_reserved(found, request, values)
     found.require(
         0 < total <= _MAX_TIMESTEPS, "total_timesteps", f"{total} given; 1 to {_MAX_TIMESTEPS} timesteps are accepted"
     )
     found.require(seed is None or 0 <= seed <= _MAX_SEED, "seed", f"{seed} given; 0 to {_MAX_SEED} is accepted")
-    found.require(
-        request.checkpoint_freq >= 0, "checkpoint_freq", f"{request.checkpoint_freq} given; 0 or more is accepted"
-    )
+    found.require(checkpoint_freq >= 0, "checkpoint_freq", f"{checkpoint_freq} given; 0 or more is accepted")
     source = found.check(lambda: _resolve_source(request.environment, gym_ids, lanes_given, defaults, negotiated))
     parse = parse_text if request.text else parse_typed
     parsed = (
@@ -175,7 +183,7 @@ def build_spec(
         hyperparameters=parsed or {},
         model_output_path=path,
         export_path=export_path,
-        checkpoint_freq=request.checkpoint_freq or defaults.checkpoint_freq,
+        checkpoint_freq=checkpoint_freq or defaults.checkpoint_freq,
     )
 
 
@@ -185,20 +193,20 @@ def _check_name(found: _Collector, name: str, value: str) -> None:
     found.require(value.isprintable(), name, f"{value!r:.80} given; control characters are not accepted")
 
 
-def _take_reserved(
-    found: _Collector, request: StartRequest, values: dict[str, Any]
-) -> tuple[int, int | None, int, tuple[str, ...]]:
-    """Remove what is not the algorithm's from a text map: total timesteps, seed, number of lanes, gym ids."""
+def _take_reserved(found: _Collector, request: StartRequest, values: dict[str, Any]) -> _Reserved:
+    """Remove what is not the algorithm's from a text map."""
     if not request.text:
         gym_ids = found.check(lambda: _checked_gym_ids(request.environment.gym_ids, "environment.gym_ids"))
-        return request.total_timesteps, request.seed, request.environment.lanes, gym_ids or ()
+        lanes = request.environment.lanes
+        return _Reserved(request.total_timesteps, request.seed, lanes, gym_ids or (), request.checkpoint_freq)
     total = _either(found, values, "total_timesteps", request.total_timesteps)
     seed = _either(found, values, "seed", request.seed or 0)
+    checkpoint_freq = _either(found, values, "checkpoint_freq", request.checkpoint_freq)
     lanes = _integer(found, values, "n_envs")
     found.require(lanes is None or lanes > 0, "hyperparameters.n_envs", f"{lanes} given; at least 1 is accepted")
     text = values.pop("gym_ids", None)
     gym_ids = () if text is None else found.check(lambda: parse_gym_ids(text))
-    return total, seed, lanes or 0, gym_ids or ()
+    return _Reserved(total, seed, lanes or 0, gym_ids or (), checkpoint_freq)
 
 
 def _integer(found: _Collector, values: dict[str, Any], name: str) -> int | None:
