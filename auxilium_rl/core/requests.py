@@ -197,8 +197,8 @@ def _take_reserved(found: _Collector, request: StartRequest, values: dict[str, A
     """Remove what is not the algorithm's from a text map."""
     if not request.text:
         gym_ids = found.check(lambda: _checked_gym_ids(request.environment.gym_ids, "environment.gym_ids"))
-        lanes = request.environment.lanes
-        return _Reserved(request.total_timesteps, request.seed, lanes, gym_ids or (), request.checkpoint_freq)
+        given = request.environment.lanes
+        return _Reserved(request.total_timesteps, request.seed, given, gym_ids or (), request.checkpoint_freq)
     total = _either(found, values, "total_timesteps", request.total_timesteps)
     seed = _either(found, values, "seed", request.seed or 0)
     checkpoint_freq = _either(found, values, "checkpoint_freq", request.checkpoint_freq)
