@@ -8,6 +8,7 @@ standard input ends: no worker outlives its server.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import socket
@@ -39,6 +40,11 @@ class _Worker:
     epoch: int
     control: IO[bytes]
     pid: int = 0
+
+    def hang_up(self) -> None:
+        """Close the pipe, on which the worker ends itself. A command may wait there still that it left unread."""
+        with contextlib.suppress(OSError):
+            self.control.close()
 
 
 class LocalExecutor:
@@ -112,7 +118,7 @@ class LocalExecutor:
         with self._lock:
             workers = list(self._workers.values())
         for worker in workers:
-            worker.control.close()
+            worker.hang_up()
 
     def close(self) -> None:
         """Kill what runs and end the warm parent."""
@@ -222,7 +228,7 @@ class LocalExecutor:
             worker = self._workers.pop(key, None)
         if worker is None:
             return
-        worker.control.close()
+        worker.hang_up()
         tail = log_tail(self._logs_dir / worker.run_id / "worker.log")
         self._on_exit(WorkerExit(worker.run_id, worker.epoch, exit_code, tail))
 
