@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from auxilium_rl.client import Client, Run
-from auxilium_rl.client.environment_server import EnvironmentServer
+from auxilium_rl.simulator.server import EnvironmentServer
 from bench.measure import Figure, interleaved
 from bench.processes import ROOT, server, simulator
 

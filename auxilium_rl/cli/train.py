@@ -17,10 +17,12 @@ def train(
     algorithm: Annotated[str, typer.Argument(help="ppo, a2c or dqn; see `auxilium algorithms`.")],
     steps: Annotated[int, typer.Option("--steps", help="Timesteps over all lanes.")],
     env: Annotated[str, typer.Option(help="gym:CartPole-v1, grpc://host:port or fake; none: the server's own.")] = "",
-    gym_ids: Annotated[str, typer.Option(help="For grpc://, names of the lanes, with ; between.")] = "",
+    gym_ids: Annotated[
+        str, typer.Option(help="Names of the lanes, with ; between, for simulators of the unary protocol.")
+    ] = "",
     lanes: Annotated[int, typer.Option(help="Number of lanes.")] = 0,
-    observation_dim: Annotated[int, typer.Option(help="For grpc://, length of an observation.")] = 0,
-    action_dim: Annotated[int, typer.Option(help="For grpc://, number of actions.")] = 0,
+    observation_dim: Annotated[int, typer.Option(help="Length of an observation, with --gym-ids.")] = 0,
+    action_dim: Annotated[int, typer.Option(help="Number of actions, with --gym-ids.")] = 0,
     max_steps: Annotated[int, typer.Option(help="Steps after which an episode is truncated.")] = 0,
     seed: Annotated[int | None, typer.Option(help="Makes the run repeatable.")] = None,
     experiment: Annotated[str | None, typer.Option(help="Name that groups runs.")] = None,
@@ -34,8 +36,6 @@ def train(
 ) -> None:
     """Train a policy and follow it. Ctrl-C leaves the run going."""
     names = gym_ids.split(";") if gym_ids else []
-    if env.startswith("grpc://") and not names:
-        names = [f"lane-{number}" for number in range(max(lanes, 1))]
     with connected(address) as client:
         run = client.train(
             algorithm,

@@ -41,11 +41,12 @@ class EnvironmentSource:
     """Where a run's lanes are and what shape they have, fully resolved (no zero stands for a default any more).
 
     Attributes:
-        uri: ``fake``, ``gym:<id>``, ``grpc://host:port`` (the unary protocol) or ``adapter`` (the factory of
-            an embedding program).
-        lanes: number of environments stepped together, at least 1.
-        gym_ids: for ``grpc`` one name for each lane; for ``adapter`` as the caller sent them; else empty.
-        observation_dim: length of a flat float32 observation; 0 where the environment itself says (``gym:``).
+        uri: ``fake``, ``gym:<id>``, ``grpc://host:port`` or ``unix:///path`` (with gym ids the unary protocol, without
+            ``simulation.v2``), ``attached:<experiment id>``, ``dm_env_rpc://host:port``, or ``adapter`` (the factory
+            of an embedding program).
+        lanes: number of environments stepped together; 0 where the simulator says.
+        gym_ids: the unary protocol's name for each lane; for ``adapter`` as the caller sent them; else empty.
+        observation_dim: length of a flat float32 observation; 0 where the environment itself says.
         action_dim: number of discrete actions; 0 where the environment itself says.
         max_steps: steps after which an episode is truncated; 0: no limit of ours.
     """

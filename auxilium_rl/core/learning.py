@@ -13,8 +13,10 @@ from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from auxilium_rl.core.artifact import PolicyArtifact
 from auxilium_rl.core.dto import Checkpoint, Run
 from auxilium_rl.core.engine import accelerate
-from auxilium_rl.core.errors import LeaseLost
-from auxilium_rl.core.ports import LanePort, MetricStore, ModelStore, RunRegistry
+from auxilium_rl.core.errors import InvalidRequest, LeaseLost
+from auxilium_rl.core.hyperparameters import check_together
+from auxilium_rl.core.lanes import LanePort
+from auxilium_rl.core.ports import MetricStore, ModelStore, RunRegistry
 from auxilium_rl.core.run_callback import Control, EndedEarly, ProgressReporter, RunCallback
 from auxilium_rl.core.sb3_arguments import algorithm_class, sb3_arguments
 from auxilium_rl.core.states import RunState
@@ -59,6 +61,7 @@ class Learner:
         self._keep = checkpoint_keep
         self._tensorboard_dir = tensorboard_dir
         self._kept: list[Checkpoint] = []
+        self._check_lanes()
         self.model = self._build_model()
         report = accelerate(self.model)
         self._engine = report.name if not report.reason else f"{report.name}: {report.reason}"
@@ -100,6 +103,15 @@ class Learner:
         if self._spec.export_path:
             self._store.export(self._kept[-1], self._spec.export_path)
         return self._spec.export_path
+
+    def _check_lanes(self) -> None:
+        """What could not be checked before the simulator said how many lanes it has. Raises InvalidRequest."""
+        asked = self._spec.environment.lanes
+        if asked not in (0, self._lanes.lanes):
+            raise InvalidRequest.of(
+                "environment.lanes", f"{asked} given, but the simulator has {self._lanes.lanes}; 0 takes what it has"
+            )
+        check_together(self._spec.algorithm, self._spec.hyperparameters, self._lanes.lanes)
 
     def _build_model(self) -> BaseAlgorithm:
         env = RemoteVecEnv(self._lanes, self._spec.environment.max_steps)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-
-import numpy as np
-import numpy.typing as npt
 
 from auxilium_rl.core.dto import Checkpoint, EnvironmentSpec, GymClose, MetricPoint, Run, RunPage, RunSpec
 from auxilium_rl.core.states import RunState
@@ -16,11 +13,9 @@ from auxilium_rl.core.states import RunState
 __all__ = [
     "ActionModel",
     "Executor",
-    "LanePort",
     "MetricStore",
     "ModelStore",
     "RunRegistry",
-    "Transition",
     "WorkerExit",
 ]
 
@@ -200,47 +195,3 @@ class ActionModel(Protocol):
 
     def act(self, observation: Sequence[float]) -> int:
         """The deterministic action for one observation of ``observation_dim`` finite numbers."""
-
-
-@dataclass(frozen=True)
-class Transition:
-    """What a step of all lanes gave, before any autoreset.
-
-    Attributes:
-        observations: ``(lanes, observation_dim)`` float32; of a finished lane the last of its episode.
-        rewards: ``(lanes,)`` float32.
-        terminated, truncated: ``(lanes,)`` bool.
-        infos: one mapping for each lane.
-    """
-
-    observations: npt.NDArray[np.float32]
-    rewards: npt.NDArray[np.float32]
-    terminated: npt.NDArray[np.bool_]
-    truncated: npt.NDArray[np.bool_]
-    infos: Sequence[Mapping[str, object]]
-
-
-class LanePort(Protocol):
-    """Environments that are stepped together; the learner's only way to a simulator."""
-
-    lanes: int
-    observation_dim: int
-    action_dim: int
-
-    def reset(self, lanes: Sequence[int], seeds: Sequence[int | None]) -> npt.NDArray[np.float32]:
-        """Begin episodes on ``lanes``. A seed of None means: go on with the lane's own random stream.
-
-        Returns:
-            ``(len(lanes), observation_dim)`` float32.
-
-        Raises:
-            EnvironmentLost: the simulator cannot be reached within its time.
-            SimulatorError: it answered with an error.
-            ContractViolation: wrong length, NaN or infinity; names the lane and the index.
-        """
-
-    def step(self, actions: npt.NDArray[np.int64]) -> Transition:
-        """Advance every lane by one step; ``actions`` is ``(lanes,)``. Raises as ``reset`` does."""
-
-    def close(self) -> None:
-        """Give back what this side holds. Does not send ``Close``: the server owes that (see RunRegistry)."""

@@ -171,7 +171,7 @@ def build_spec(
     )
     path = request.model_output_path.replace("\\", "/")
     export_path = found.check(lambda: export_target(path)) if path else ""
-    if parsed is not None and source is not None:
+    if parsed is not None and source is not None and source.lanes:
         found.check(lambda: check_together(request.algorithm, parsed, source.lanes))
     found.settle()
     return RunSpec(
@@ -252,7 +252,7 @@ def _resolve_source(
     defaults: RequestDefaults,
     negotiated: EnvironmentSpec | None,
 ) -> EnvironmentSource:
-    """The environment a run trains on, nothing left open."""
+    """The environment a run trains on, nothing left open but what the simulator itself says."""
     shape = negotiated or defaults.environment
     uri = given.uri or _default_uri(gym_ids, defaults)
     found = _Collector()
@@ -263,12 +263,7 @@ def _resolve_source(
         f"{lanes} given, but {len(gym_ids)} gym ids; give one gym id for each lane",
     )
     found.require(lanes <= _MAX_LANES, "lanes", f"{lanes} given; at most {_MAX_LANES} are accepted")
-    remote = uri.startswith("grpc://")
-    found.require(
-        not (remote and given.uri and not gym_ids),
-        "environment.gym_ids",
-        "none given; a simulator behind grpc:// needs one gym id for each lane",
-    )
+    remote = uri.startswith(("grpc://", "unix://"))
     found.require(
         remote or uri == "adapter" or not gym_ids,
         "environment.gym_ids",
@@ -277,17 +272,25 @@ def _resolve_source(
     for name in ("observation_dim", "action_dim", "max_steps", "lanes"):
         value = getattr(given, name)
         found.require(value >= 0, f"environment.{name}", f"{value} given; 0 (the default) or more is accepted")
+    told = uri in {"fake", "adapter"} or bool(gym_ids)  # the caller says the shape, or else the environment itself
+    for name in ("observation_dim", "action_dim"):
+        value = getattr(given, name)
+        found.require(
+            told or value <= 0,
+            f"environment.{name}",
+            f"{value} given, but '{uri}' without gym ids says its spaces itself; leave it out",
+        )
     found.settle()
-    own_shape = uri.startswith("gym:")
+    counted = uri.startswith(("grpc://", "unix://", "attached:")) and not gym_ids  # lanes are the simulator's to say
     return EnvironmentSource(
         uri=uri,
-        lanes=len(gym_ids) or lanes or 1,
+        lanes=len(gym_ids) or lanes or (0 if counted else 1),
         gym_ids=gym_ids,
-        observation_dim=0 if own_shape else given.observation_dim or shape.observation_dim,
-        action_dim=0 if own_shape else given.action_dim or shape.action_dim,
+        observation_dim=(given.observation_dim or shape.observation_dim) if told else 0,
+        action_dim=(given.action_dim or shape.action_dim) if told else 0,
         max_steps=given.max_steps
         or (negotiated.max_steps if negotiated else 0)
-        or (0 if own_shape else defaults.environment.max_steps),
+        or (defaults.environment.max_steps if told else 0),
     )
 
 
@@ -299,18 +302,25 @@ def _default_uri(gym_ids: tuple[str, ...], defaults: RequestDefaults) -> str:
     return defaults.default_env
 
 
+_ACCEPTED = (
+    "grpc://host:port, unix:///path, dm_env_rpc://host:port, attached:<experiment id>, gym:<Gymnasium id> and fake"
+)
+
+
 def _check_uri(found: _Collector, uri: str) -> None:
-    if uri.startswith("grpc://"):
-        host, _, port = uri.removeprefix("grpc://").rpartition(":")
-        ok = bool(host) and port.isdigit() and 0 < int(port) < 65536
-        found.require(ok, "environment.uri", f"'{uri}' given; grpc://host:port is accepted")
-    elif uri.startswith("gym:"):
-        env_id = uri.removeprefix("gym:")
-        ok = bool(env_id) and ":" not in env_id and env_id.isprintable()
+    scheme, _, rest = uri.partition(":")
+    if scheme in {"grpc", "dm_env_rpc"}:
+        host, _, port = rest.removeprefix("//").rpartition(":")
+        ok = rest.startswith("//") and bool(host) and port.isdigit() and 0 < int(port) < 65536
+        found.require(ok, "environment.uri", f"'{uri}' given; {scheme}://host:port is accepted")
+    elif scheme == "unix":
+        ok = rest.startswith("///") and rest.isprintable() and ".." not in rest.split("/")
+        found.require(ok, "environment.uri", f"'{uri}' given; unix:///path is accepted, absolute and without ..")
+    elif scheme == "gym":
+        ok = bool(rest) and ":" not in rest and rest.isprintable()
         found.require(ok, "environment.uri", f"'{uri}' given; gym:<id> is accepted, without a module")
+    elif scheme == "attached":
+        ok = bool(rest.strip()) and len(rest) <= _MAX_ID and rest.isprintable()
+        found.require(ok, "environment.uri", f"'{uri}' given; attached:<experiment id> is accepted")
     else:
-        found.require(
-            uri in {"fake", "adapter"},
-            "environment.uri",
-            f"'{uri}' given; grpc://host:port, gym:<Gymnasium id> and fake are accepted",
-        )
+        found.require(uri in {"fake", "adapter"}, "environment.uri", f"'{uri}' given; {_ACCEPTED} are accepted")

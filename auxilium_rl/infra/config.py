@@ -52,6 +52,12 @@ class Settings(BaseSettings):
     sim_reset_timeout: float = Field(120.0, gt=0, description="Seconds a Reset may take.")
     sim_step_timeout: float = Field(60.0, gt=0, description="Seconds a Step may take.")
     sim_close_timeout: float = Field(10.0, gt=0, description="Seconds one Close may take before it is tried again.")
+    sim_wait_limit: float = Field(
+        0.0, ge=0, description="Seconds a run waits for a simulator that went away before it fails; 0: for ever."
+    )
+    sim_fast_lane: bool = Field(True, description="Take the fast lane that a simulator offers.")
+    sim_fast_lane_anywhere: bool = Field(False, description="Fast lanes over TCP may leave this machine, unencrypted.")
+    sim_unix_dir: Path | None = Field(None, description="Folder of Unix sockets that runs may name (unix:///path).")
     default_env: str = Field("fake", description="Environment of runs that name none: fake, gym:<id> or grpc.")
     gym_env_ids: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Gymnasium ids allowed beside those Gymnasium ships, with commas between."

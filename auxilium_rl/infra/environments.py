@@ -3,44 +3,52 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
+import grpc
 import gymnasium
-import numpy as np
-import numpy.typing as npt
 
 from auxilium_rl.core.dto import EnvironmentSource
-from auxilium_rl.core.errors import InvalidRequest
-from auxilium_rl.core.ports import LanePort
+from auxilium_rl.core.errors import InvalidRequest, SimulatorError
+from auxilium_rl.core.lanes import LanePort, Patience
 from auxilium_rl.infra.config import Settings
 from auxilium_rl.infra.external_env_adapter import AdapterLanes, ExternalEnvAdapter, FakeExternalEnvAdapter
-from auxilium_rl.infra.unary_simulator import UnarySimulator
+from auxilium_rl.infra.gymnasium_lanes import CheckedGymLanes
+from auxilium_rl.infra.session.connection import Connection
+from auxilium_rl.infra.session.lanes import SessionLanes
+from auxilium_rl.infra.unary_simulator import UnarySimulator, await_ready, open_channel
+from auxilium_rl.wire.contract import GENERATION
+from auxilium_rl.wire.spaces import UnsupportedSpace
+from generated.simulation.v2 import simulation_pb2, simulation_pb2_grpc
 
-__all__ = ["open_lanes"]
+__all__ = ["AdapterFactory", "open_lanes"]
 
 AdapterFactory = Callable[..., ExternalEnvAdapter]
 
 
-def open_lanes(source: EnvironmentSource, settings: Settings, factory: AdapterFactory | None = None) -> LanePort:
+def open_lanes(
+    source: EnvironmentSource,
+    settings: Settings,
+    patience: Patience,
+    factory: AdapterFactory | None = None,
+    experiment_id: str = "",
+) -> LanePort:
     """Open the lanes of a run.
 
     Raises:
         InvalidRequest: the source cannot be trained on; says why.
         EnvironmentLost: the simulator cannot be reached.
+        SimulatorError: it refuses.
+        ContractViolation: its contract cannot be trained on.
     """
-    if source.uri.startswith("grpc://"):
-        return UnarySimulator(
-            source.uri.removeprefix("grpc://"),
-            source.gym_ids,
-            source.observation_dim,
-            source.action_dim,
-            connect_timeout=settings.sim_connect_timeout,
-            reset_timeout=settings.sim_reset_timeout,
-            step_timeout=settings.sim_step_timeout,
-        )
-    if source.uri.startswith("gym:"):
-        return _gym_lanes(source, settings)
+    scheme, _, rest = source.uri.partition(":")
+    if scheme in {"grpc", "unix"} and source.gym_ids:
+        return _unary(source, settings)
+    if scheme in {"grpc", "unix"}:
+        return _session(source, settings, patience, experiment_id)
+    if scheme == "gym":
+        return _gym_lanes(rest, source.lanes, settings)
     if source.uri == "adapter" and factory is not None:
         names = source.gym_ids or tuple(f"lane-{n}" for n in range(source.lanes))
         return AdapterLanes([_adapt(factory, name) for name in names], source.observation_dim, source.action_dim)
@@ -48,6 +56,67 @@ def open_lanes(source: EnvironmentSource, settings: Settings, factory: AdapterFa
         shape = (source.observation_dim, source.action_dim)
         return AdapterLanes([FakeExternalEnvAdapter(*shape, source.max_steps) for _ in range(source.lanes)], *shape)
     raise InvalidRequest.of("environment", f"{source.uri!r} cannot be opened here")
+
+
+def _unary(source: EnvironmentSource, settings: Settings) -> LanePort:
+    return UnarySimulator(
+        _target(source.uri, settings),
+        source.gym_ids,
+        source.observation_dim,
+        source.action_dim,
+        connect_timeout=settings.sim_connect_timeout,
+        reset_timeout=settings.sim_reset_timeout,
+        step_timeout=settings.sim_step_timeout,
+    )
+
+
+def _session(source: EnvironmentSource, settings: Settings, patience: Patience, experiment_id: str) -> LanePort:
+    """``simulation.v2``, after asking whether the simulator has it."""
+    address = _target(source.uri, settings)
+    channel = open_channel(address)
+    await_ready(channel, address, settings.sim_connect_timeout)
+    _describe(channel, address, settings.sim_connect_timeout)
+    connection = Connection(
+        address,
+        channel,
+        patience,
+        connect_timeout=settings.sim_connect_timeout,
+        fast_lane=settings.sim_fast_lane,
+        anywhere=settings.sim_fast_lane_anywhere,
+        experiment_id=experiment_id,
+    )
+    return SessionLanes(connection, step_timeout=settings.sim_step_timeout, reset_timeout=settings.sim_reset_timeout)
+
+
+def _describe(channel: grpc.Channel, address: str, timeout: float) -> None:
+    """Ask a simulator what it is, so that one which speaks the unary protocol only is told apart."""
+    stub = simulation_pb2_grpc.EnvironmentServiceStub(channel)
+    try:
+        stub.Describe(simulation_pb2.Hello(generation=GENERATION), timeout=timeout)
+    except grpc.RpcError as error:
+        failed: grpc.Call = error
+        if failed.code() == grpc.StatusCode.UNIMPLEMENTED:
+            raise InvalidRequest.of(
+                "environment.gym_ids",
+                f"none given, but the simulator at {address} speaks the unary protocol only, "
+                "which needs one gym id for each lane",
+            ) from error
+        raise SimulatorError(
+            f"the simulator at {address} answered Describe with {failed.code().name}: {failed.details()}"
+        ) from error
+
+
+def _target(uri: str, settings: Settings) -> str:
+    """What gRPC dials: ``host:port``, or ``unix:/path`` where the operator allows that path. Raises InvalidRequest."""
+    if uri.startswith("grpc://"):
+        return uri.removeprefix("grpc://")
+    path = Path(uri.removeprefix("unix://"))
+    root = settings.sim_unix_dir
+    if root is None:
+        raise InvalidRequest.of("environment.uri", f"'{uri}' given; Unix sockets are accepted below SIM_UNIX_DIR only")
+    if not path.is_absolute() or not path.resolve().is_relative_to(root.resolve()):
+        raise InvalidRequest.of("environment.uri", f"'{uri}' given; paths below {root.resolve()} are accepted")
+    return f"unix:{path.resolve()}"
 
 
 def _adapt(factory: AdapterFactory, gym_id: str) -> ExternalEnvAdapter:
@@ -59,37 +128,14 @@ def _adapt(factory: AdapterFactory, gym_id: str) -> ExternalEnvAdapter:
     return factory(gym_id)
 
 
-class _GymAdapter(ExternalEnvAdapter):
-    """A Gymnasium environment as an adapter."""
-
-    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        self.env = env
-
-    def reset(self, seed: int | None = None) -> npt.NDArray[np.float32]:
-        observation, _ = self.env.reset(seed=seed)
-        return np.asarray(observation, np.float32)
-
-    def step(self, action: int) -> tuple[npt.NDArray[np.float32], float, bool, bool, Mapping[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, float(reward), terminated, truncated, info
-
-    def close(self) -> None:
-        self.env.close()
-
-
-def _gym_lanes(source: EnvironmentSource, settings: Settings) -> LanePort:
-    env_id = source.uri.removeprefix("gym:")
+def _gym_lanes(env_id: str, lanes: int, settings: Settings) -> LanePort:
     if ":" in env_id or (env_id not in gymnasium.registry and env_id not in settings.gym_env_ids):
         raise InvalidRequest.of(
             "environment", f"'{env_id}' is not an environment id of Gymnasium {gymnasium.__version__} or of GYM_ENV_IDS"
         )
-    environments = [gymnasium.make(env_id) for _ in range(source.lanes)]
-    observation, action = environments[0].observation_space, environments[0].action_space
-    shape = observation.shape if isinstance(observation, gymnasium.spaces.Box) else None
-    if shape is None or len(shape) != 1 or not isinstance(action, gymnasium.spaces.Discrete) or action.start != 0:
-        raise InvalidRequest.of(
-            "environment",
-            f"'{env_id}' has observations {observation} and actions {action}; "
-            "a flat Box and a Discrete from 0 are needed",
-        )
-    return AdapterLanes([_GymAdapter(env) for env in environments], int(shape[0]), int(action.n))
+    try:
+        return CheckedGymLanes(lambda: gymnasium.make(env_id, disable_env_checker=True), lanes)
+    except UnsupportedSpace as refused:
+        raise InvalidRequest.of("environment", f"'{env_id}' cannot be trained on: {refused}") from refused
+    except gymnasium.error.DependencyNotInstalled as missing:
+        raise InvalidRequest.of("environment", f"'{env_id}' needs what the server lacks: {missing}") from missing

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from gymnasium import spaces
 
 from auxilium_rl.core.errors import ContractViolation
-from auxilium_rl.core.ports import Transition
+from auxilium_rl.wire.rows import AnySpace, Start, Transition
 
 __all__ = ["AdapterLanes", "ExternalEnvAdapter", "FakeExternalEnvAdapter"]
 
@@ -76,12 +77,16 @@ class AdapterLanes:
 
     def __init__(self, adapters: Sequence[ExternalEnvAdapter], observation_dim: int, action_dim: int) -> None:
         self.lanes = len(adapters)
-        self.observation_dim, self.action_dim = observation_dim, action_dim
+        self.observation_space: AnySpace = spaces.Box(-np.inf, np.inf, (observation_dim,), np.float32)
+        self.action_space: AnySpace = spaces.Discrete(action_dim)
+        self.mask_len = 0
+        self._shape = (observation_dim,)
         self._adapters = tuple(adapters)
 
-    def reset(self, lanes: Sequence[int], seeds: Sequence[int | None]) -> npt.NDArray[np.float32]:
+    def reset(self, lanes: Sequence[int], seeds: Sequence[int | None]) -> Start:
         """See ``LanePort.reset``."""
-        return np.stack([self._checked(n, self._adapters[n].reset(seed)) for n, seed in zip(lanes, seeds, strict=True)])
+        first = [self._checked(n, self._adapters[n].reset(seed)) for n, seed in zip(lanes, seeds, strict=True)]
+        return Start(np.stack(first))
 
     def step(self, actions: npt.NDArray[np.int64]) -> Transition:
         """See ``LanePort.step``."""
@@ -105,10 +110,8 @@ class AdapterLanes:
 
     def _checked(self, lane: int, observation: Any) -> npt.NDArray[np.float32]:
         values = np.asarray(observation, np.float32)
-        if values.shape != (self.observation_dim,):
-            raise ContractViolation(
-                f"lane {lane}: observation has shape {values.shape}, ({self.observation_dim},) was agreed"
-            )
+        if values.shape != self._shape:
+            raise ContractViolation(f"lane {lane}: observation has shape {values.shape}, {self._shape} was agreed")
         if not np.isfinite(values).all():
             index = int(np.flatnonzero(~np.isfinite(values))[0])
             raise ContractViolation(f"lane {lane}: observation[{index}] is {values[index]}; every value must be finite")

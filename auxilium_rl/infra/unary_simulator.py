@@ -11,12 +11,13 @@ from typing import Any
 import grpc
 import numpy as np
 import numpy.typing as npt
+from gymnasium import spaces
 
 from auxilium_rl.core.errors import ContractViolation, EnvironmentLost, SimulatorError
-from auxilium_rl.core.ports import Transition
+from auxilium_rl.wire.rows import AnySpace, Start, Transition
 from generated import simulation_pb2, simulation_pb2_grpc
 
-__all__ = ["UnarySimulator", "open_channel"]
+__all__ = ["UnarySimulator", "await_ready", "open_channel"]
 
 _CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", 64 << 20),
@@ -56,24 +57,26 @@ class UnarySimulator:
         step_timeout: float,
     ) -> None:
         self.lanes = len(gym_ids)
-        self.observation_dim = observation_dim
-        self.action_dim = action_dim
+        self.observation_space: AnySpace = spaces.Box(-np.inf, np.inf, (observation_dim,), np.float32)
+        self.action_space: AnySpace = spaces.Discrete(action_dim)
+        self.mask_len = 0
+        self._observation_dim = observation_dim
         self._address, self._gym_ids = address, tuple(gym_ids)
         self._reset_timeout, self._step_timeout = reset_timeout, step_timeout
         self._channel = open_channel(address)
-        _await_ready(self._channel, address, connect_timeout)
+        await_ready(self._channel, address, connect_timeout)
         stub = simulation_pb2_grpc.SimulationServiceStub(self._channel)
         self._reset: Any = stub.Reset
         self._step: Any = stub.Step
 
-    def reset(self, lanes: Sequence[int], seeds: Sequence[int | None]) -> npt.NDArray[np.float32]:
+    def reset(self, lanes: Sequence[int], seeds: Sequence[int | None]) -> Start:
         """See ``LanePort.reset``; in this protocol a seed of 0 means the same as None."""
         requests = [
             simulation_pb2.ResetRequest(gym_id=self._gym_ids[lane], seed=seed or 0)
             for lane, seed in zip(lanes, seeds, strict=True)
         ]
         answers = self._call("Reset", self._reset, lanes, requests, self._reset_timeout)
-        return np.stack([self._observation(lane, a) for lane, a in zip(lanes, answers, strict=True)])
+        return Start(np.stack([self._observation(lane, a) for lane, a in zip(lanes, answers, strict=True)]))
 
     def step(self, actions: npt.NDArray[np.int64]) -> Transition:
         """See ``LanePort.step``."""
@@ -88,7 +91,7 @@ class UnarySimulator:
             np.array([self._reward(lane, answer.reward) for lane, answer in enumerate(answers)], np.float32),
             np.array([answer.terminated for answer in answers], bool),
             np.array([answer.truncated for answer in answers], bool),
-            [dict(answer.info) if answer.info else {} for answer in answers],
+            [dict(answer.info) for answer in answers] if any(answer.info for answer in answers) else (),
         )
 
     def close(self) -> None:
@@ -121,10 +124,10 @@ class UnarySimulator:
 
     def _observation(self, lane: int, answer: Any) -> npt.NDArray[np.float32]:
         values = np.array(answer.observation, np.float32)
-        if len(values) != self.observation_dim:
+        if len(values) != self._observation_dim:
             raise ContractViolation(
                 f"lane {lane} (gym '{self._gym_ids[lane]}'): observation has {len(values)} values, "
-                f"{self.observation_dim} were agreed"
+                f"{self._observation_dim} were agreed"
             )
         if not np.isfinite(values).all():
             index = int(np.flatnonzero(~np.isfinite(values))[0])
@@ -140,7 +143,8 @@ class UnarySimulator:
         return reward
 
 
-def _await_ready(channel: grpc.Channel, address: str, timeout: float) -> None:
+def await_ready(channel: grpc.Channel, address: str, timeout: float) -> None:
+    """Wait for a connection. Raises EnvironmentLost, which says what stands at the address instead."""
     try:
         grpc.channel_ready_future(channel).result(timeout=timeout)
     except grpc.FutureTimeoutError:
@@ -151,7 +155,9 @@ def _await_ready(channel: grpc.Channel, address: str, timeout: float) -> None:
 
 
 def _why_unreachable(address: str, connect: Callable[..., socket.socket] = socket.create_connection) -> str:
-    """What a plain TCP connection says of an address that gRPC cannot reach."""
+    """What a plain connection says of an address that gRPC cannot reach."""
+    if address.startswith("unix:"):
+        return "no server listens on that socket"
     host, _, port = address.rpartition(":")
     began = time.monotonic()
     try:

@@ -21,7 +21,8 @@ import structlog
 from auxilium_rl.core.dto import Run
 from auxilium_rl.core.errors import AuxiliumError, LeaseLost
 from auxilium_rl.core.learning import Learner
-from auxilium_rl.core.run_callback import Control
+from auxilium_rl.core.patience import RunPatience
+from auxilium_rl.core.run_callback import Control, EndedEarly
 from auxilium_rl.core.states import RunState
 from auxilium_rl.infra.config import Settings
 from auxilium_rl.infra.environments import open_lanes
@@ -65,7 +66,11 @@ class _Worker:
     def _train(self) -> dict[str, Any]:
         spec, settings = self.run.spec, self.settings
         store = ModelStore(settings.models_folder, settings.checkpoint_folder, export_root=settings.export_root)
-        lanes = open_lanes(spec.environment, settings, self.factory)
+        patience = RunPatience(self.run, self.registry, self.control, settings.sim_wait_limit)
+        try:
+            lanes = open_lanes(spec.environment, settings, patience, self.factory, spec.experiment_id)
+        except EndedEarly as early:  # told to end while it waited for a simulator
+            return _ending(early.command, 0, spec.total_timesteps, "")
         try:
             learner = Learner(
                 self.run,

@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 
 from auxilium_rl.client import Client
-from auxilium_rl.client.environment_server import EnvironmentServer
+from auxilium_rl.simulator.server import EnvironmentServer
 from generated import policy_trainer_pb2 as pb
 from generated import policy_trainer_pb2_grpc
 

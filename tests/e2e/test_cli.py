@@ -97,7 +97,7 @@ def test_failed_run_is_exit_code_1(server: Server) -> None:
         (["algorithms", "zzz"], 2, "no algorithm 'zzz'"),
         (["health", "--service", "nothing"], 1, ""),
         (["env", "serve", "Nowhere-v0"], 2, "doesn't exist"),
-        (["env", "serve", "Pendulum-v1", "--port", "0"], 2, "takes a flat Box of floats and a Discrete"),
+        (["env", "serve", "Blackjack-v1", "--port", "0"], 2, "Tuple: Box, Discrete, MultiDiscrete"),
         (["env", "serve", "CartPole-v1", "--gym-ids", "a;a"], 2, "each must be unique and not empty"),
     ],
 )
@@ -125,13 +125,13 @@ def test_env_serve_and_train_on_it(server: Server, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "auxilium_rl", "env", "serve", "CartPole-v1", "--port", "0", "--lanes", "2"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    address = process.stdout.readline().split()[-1]
+    address = process.stdout.readline().split()[-3].rstrip(",")
     gym_ids = process.stdout.readline().split()[2]
     assert gym_ids == "lane-0;lane-1"
-    trained = auxilium(
-        server, "train", "dqn", "--steps", "200", "--env", f"grpc://{address}", "--lanes", "2", "--action-dim", "2",
-    )  # fmt: skip
-    assert trained.returncode == 0, trained.stderr
+    command = ("train", "dqn", "--steps", "200", "--env", f"grpc://{address}")
+    for protocol in ((), ("--gym-ids", gym_ids, "--action-dim", "2")):
+        trained = auxilium(server, *command, *protocol)
+        assert trained.returncode == 0, trained.stderr
     taken = auxilium(server, "env", "serve", "CartPole-v1", "--port", address.rpartition(":")[2])
     assert taken.returncode == 1
     assert "cannot listen" in taken.stderr

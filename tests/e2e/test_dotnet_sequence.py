@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from auxilium_rl.client.environment_server import EnvironmentServer
+from auxilium_rl.simulator.server import EnvironmentServer
 from generated import policy_trainer_pb2 as pb
 from tests.e2e.harness import running, simulator, start_request, until
 

@@ -15,7 +15,7 @@ from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from auxilium_rl.client.environment_server import EnvironmentServer
+from auxilium_rl.simulator.server import EnvironmentServer
 from generated import policy_trainer_pb2 as pb
 from tests.e2e.harness import Server, running, simulator, start_request
 

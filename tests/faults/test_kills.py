@@ -154,7 +154,7 @@ def test_simulator_that_dies_fails_its_run_and_is_closed_when_it_is_back(tmp_pat
     assert "lane 0 (gym 'a')" in message
     assert address in message
     server.kill()
-    from auxilium_rl.client.environment_server import EnvironmentServer
+    from auxilium_rl.simulator.server import EnvironmentServer
 
     second = EnvironmentServer("CartPole-v1", ("a",), port=port)
     second.start()

@@ -52,13 +52,13 @@ def test_train_sends_what_was_said(auxilium: Auxilium, double: Double) -> None:
 @pytest.mark.parametrize(
     ("arguments", "gym_ids"),
     [
-        (["--env", "grpc://h:1", "--lanes", "3"], ["lane-0", "lane-1", "lane-2"]),
-        (["--env", "grpc://h:1"], ["lane-0"]),
+        (["--env", "grpc://h:1", "--gym-ids", "a;b"], ["a", "b"]),
+        (["--env", "grpc://h:1", "--lanes", "3"], []),
         (["--env", "gym:CartPole-v1", "--lanes", "3"], []),
         ([], []),
     ],
 )
-def test_train_names_the_lanes_as_env_serve_does(
+def test_train_names_gym_ids_only_where_they_are_given(
     arguments: list[str], gym_ids: list[str], auxilium: Auxilium, double: Double
 ) -> None:
     assert auxilium("train", "ppo", "--steps", "1", "--detach", *arguments).exit_code == EXIT.OK

@@ -70,7 +70,7 @@ def test_env_serve_prints_how_to_train_and_ends_cleanly(double: Double) -> None:
         with process("-m", "auxilium_rl", "env", "serve", "CartPole-v1", "--port", "0", "--lanes", "2") as serving:
             assert serving.stdout is not None
             where, shape, how = (serving.stdout.readline().strip() for _ in range(3))
-            found = re.fullmatch(r"simulator of CartPole-v1 at (127\.0\.0\.1:\d+)", where)
+            found = re.fullmatch(r"simulator of CartPole-v1 at (127\.0\.0\.1:\d+), 2 lanes", where)
             assert found
             assert shape == "gym ids lane-0;lane-1  observation_dim 4  action_dim 2"
             with grpc.insecure_channel(found.group(1)) as channel:
@@ -89,9 +89,6 @@ def _is_a_train_command(line: str, simulator: str) -> None:
     assert options == {
         "--steps": "50000",
         "--env": f"grpc://{simulator}",
-        "--gym-ids": "lane-0;lane-1",
-        "--observation-dim": "4",
-        "--action-dim": "2",
     }
 
 
@@ -99,7 +96,8 @@ def _is_a_train_command(line: str, simulator: str) -> None:
     ("arguments", "code", "text"),
     [
         (("Nowhere-v0",), 2, "'Nowhere-v0' is not an environment id of Gymnasium"),
-        (("Pendulum-v1",), 2, "takes a flat Box of floats and a Discrete"),
+        (("Blackjack-v1",), 2, "Tuple: Box, Discrete, MultiDiscrete, MultiBinary and one level of Dict can travel"),
+        (("CartPole-v1", "--fast-lane", "tcp://0.0.0.0:0"), 2, "TCP is accepted on loopback only"),
         (("CartPole-v1", "--gym-ids", "a;a"), 2, "each must be unique and not empty"),
         (("CartPole-v1", "--lanes", "0"), 2, "--lanes"),
     ],

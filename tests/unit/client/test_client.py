@@ -228,7 +228,7 @@ import auxilium_rl.client
 heavy = {"torch", "stable_baselines3", "gymnasium", "rich", "auxilium_rl.app"}
 ours = ("auxilium_rl.core", "auxilium_rl.infra", "auxilium_rl.transport")
 print(sorted(m for m in sys.modules if m in heavy or m.startswith(ours)))
-import auxilium_rl.client.environment_server
+import auxilium_rl.simulator.server
 heavy.remove("gymnasium")
 print(sorted(m for m in sys.modules if m in heavy or m.startswith(ours)))
 """

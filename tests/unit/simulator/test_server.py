@@ -12,9 +12,12 @@ import gymnasium
 import numpy as np
 import pytest
 
-from auxilium_rl.client.environment_server import EnvironmentServer, UnsupportedEnvironment
+from auxilium_rl.simulator.server import EnvironmentServer
+from auxilium_rl.wire.spaces import UnsupportedSpace
 from generated import simulation_pb2 as pb
 from generated import simulation_pb2_grpc
+from generated.simulation.v2 import simulation_pb2_grpc as simulation_v2
+from generated.simulation.v2.simulation_pb2 import Hello
 
 BOX = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
@@ -257,13 +260,27 @@ def test_wait_ends_with_stop() -> None:
         (BOX, gymnasium.spaces.MultiDiscrete([2, 2])),
     ],
 )
-def test_other_spaces_are_refused(observation: Any, action: Any) -> None:
+def test_other_spaces_are_served_by_simulation_v2_alone(observation: Any, action: Any) -> None:
     class Other(Small):
         observation_space = observation
         action_space = action
 
-    with pytest.raises(UnsupportedEnvironment, match="takes a flat Box of floats and a Discrete"):
-        EnvironmentServer(Other)
+    server = EnvironmentServer(Other, port=0)
+    with grpc.insecure_channel(f"127.0.0.1:{server.start()}") as channel:
+        contract = simulation_v2.EnvironmentServiceStub(channel).Describe(Hello(generation="sim-v2"))
+        with pytest.raises(grpc.RpcError) as caught:
+            simulation_pb2_grpc.SimulationServiceStub(channel).Reset(pb.ResetRequest(gym_id="lane-0"))
+    server.stop()
+    assert contract.lanes == 1
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_spaces_that_fit_no_protocol_are_refused() -> None:
+    class Nested(Small):
+        observation_space = gymnasium.spaces.Tuple((BOX, BOX))
+
+    with pytest.raises(UnsupportedSpace, match="Box, Discrete, MultiDiscrete, MultiBinary and one level of Dict"):
+        EnvironmentServer(Nested)
 
 
 @pytest.mark.parametrize("gym_ids", [(), ("a", "a"), ("a", "")])

@@ -1,25 +1,28 @@
-"""Gymnasium environments behind ``simulation.SimulationService``: a simulator to train on, or an example to follow."""
+"""Gymnasium environments behind both protocols: a simulator to train on, or an example to follow."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
 import gymnasium
 import numpy as np
 
+from auxilium_rl import __version__
+from auxilium_rl.simulator.fast_lane import FastLaneServer
+from auxilium_rl.simulator.servicer import environment_service
+from auxilium_rl.simulator.session import SessionHost
 from auxilium_rl.wire.call_pool import CallPool
+from auxilium_rl.wire.contract import Contract
+from auxilium_rl.wire.gym_lanes import GymLanes
 from generated import simulation_pb2, simulation_pb2_grpc
 
-__all__ = ["EnvironmentServer", "UnsupportedEnvironment"]
+__all__ = ["EnvironmentServer", "contract_of"]
 
 EnvironmentFactory = Callable[[], "gymnasium.Env[Any, Any]"]
-
-
-class UnsupportedEnvironment(ValueError):
-    """The environment's spaces do not fit the protocol: flat float observations and one discrete action."""
 
 
 class _Gym:
@@ -47,14 +50,21 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
     The first Reset of a gym id is seeded, zero included; later ones with seed 0 go on with the environment's own random
     stream, as ``gymnasium.Env.reset(seed=None)`` does. After Close a Reset opens the gym afresh.
 
+    ``simulation.v2`` is answered on the same port, with environments of its own, one for each gym id. Environments
+    whose spaces the unary protocol cannot carry are served by ``simulation.v2`` alone.
+
     Args:
         env: a Gymnasium id, or a callable that makes an environment.
         gym_ids: the names that are served; any other is NOT_FOUND.
         port: 0 takes a free one.
+        fast_lane: ``unix:///path`` or ``tcp://127.0.0.1:port`` that ``simulation.v2`` offers; empty: none.
+        lease: seconds that a ``simulation.v2`` session outlives its connection.
+        version: the simulator's own, for its contract.
 
     Raises:
-        UnsupportedEnvironment: the spaces do not fit the protocol.
-        ValueError: there are no gym ids, or one of them is empty or comes twice.
+        UnsupportedSpace: the spaces fit no protocol.
+        ValueError: there are no gym ids, or one of them is empty or comes twice; a fast lane that is not accepted.
+        OSError: the fast lane cannot be listened on.
     """
 
     def __init__(
@@ -63,16 +73,25 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
         gym_ids: Sequence[str] = ("lane-0",),
         host: str = "127.0.0.1",
         port: int = 50062,
+        *,
+        fast_lane: str = "",
+        lease: float = 60.0,
+        version: str = "",
     ) -> None:
-        self._make: EnvironmentFactory = (lambda: gymnasium.make(env)) if isinstance(env, str) else env
+        self._make: EnvironmentFactory = (
+            partial(gymnasium.make, env, disable_env_checker=True) if isinstance(env, str) else env
+        )
         if not gym_ids or "" in gym_ids or len(set(gym_ids)) != len(gym_ids):
             raise ValueError(f"gym ids {list(gym_ids)}: at least one is needed, and each must be unique and not empty")
         self._gyms = {gym_id: _Gym() for gym_id in gym_ids}
         self._host, self._wanted_port = host, port
-        probe = self._make()
-        self.observation_dim, self.action_dim, self._first_action = _shape_of(probe)
-        probe.close()
-        self._workers = CallPool(max(4, len(self._gyms)), "simulator")
+        self.contract = contract_of(self._make, len(self._gyms), version)
+        self.observation_dim, self.action_dim, self._first_action = _flat_shape(self.contract)
+        self._host_of_sessions = SessionHost(lambda: GymLanes(self._make, len(self._gyms)), self.contract, lease)
+        self._fast_lane = FastLaneServer(self._host_of_sessions, fast_lane) if fast_lane else None
+        if self._fast_lane is not None:
+            self._host_of_sessions.data_plane = (self._fast_lane.address,)
+        self._workers = CallPool(max(4, len(self._gyms)) + 2, "simulator")
         self._server: grpc.Server | None = None
 
     @property
@@ -90,13 +109,24 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
         """How many steps each gym took."""
         return {gym_id: gym.steps for gym_id, gym in self._gyms.items()}
 
+    @property
+    def session_steps(self) -> int:
+        """How many steps all lanes took in ``simulation.v2``, over every session."""
+        return self._host_of_sessions.steps
+
+    def offer_fast_lane(self, *addresses: str) -> None:
+        """Offer these addresses instead of the socket's own: behind a proxy, or in a container."""
+        self._host_of_sessions.data_plane = addresses
+
     def start(self) -> int:
         """Begin to answer; gives the port. Raises OSError when the port is taken."""
         server = grpc.server(
             self._workers,
             options=[("grpc.so_reuseport", 0)],
         )
-        simulation_pb2_grpc.add_SimulationServiceServicer_to_server(self, server)
+        if self.observation_dim:
+            simulation_pb2_grpc.add_SimulationServiceServicer_to_server(self, server)
+        server.add_generic_rpc_handlers((environment_service(self._host_of_sessions),))
         try:
             port: int = server.add_insecure_port(f"{self._host}:{self._wanted_port}")
         except RuntimeError as error:
@@ -118,6 +148,9 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
         if self._server is not None:
             self._server.stop(grace).wait()
         self._workers.shutdown()
+        if self._fast_lane is not None:
+            self._fast_lane.close()
+        self._host_of_sessions.close()
         for gym in self._gyms.values():
             with gym.lock:  # a step that is under way ends first
                 gym.close()
@@ -193,19 +226,38 @@ def _refuse(context: grpc.ServicerContext, code: grpc.StatusCode, message: str) 
     raise AssertionError("abort returned")
 
 
-def _shape_of(env: gymnasium.Env[Any, Any]) -> tuple[int, int, int]:
-    """Observation length, number of actions, first action."""
-    observation, action = env.observation_space, env.action_space
+def contract_of(make: EnvironmentFactory, lanes: int, version: str = "") -> Contract:
+    """What ``simulation.v2`` says of an environment. Raises UnsupportedSpace."""
+    probe = GymLanes(make, 1)
+    try:
+        spec = probe.spec
+        return Contract(
+            env_id=spec.id if spec is not None else type(make).__name__,
+            observation=probe.native_observation,
+            action=probe.native_action,
+            lanes=lanes,
+            mask_len=probe.mask_len,
+            max_episode_steps=(spec.max_episode_steps or 0) if spec is not None else 0,
+            deterministic=not spec.nondeterministic if spec is not None else False,
+            capabilities=("final_obs", "partial_reset", "resume", *(("mask",) if probe.mask_len else ())),
+            component="auxilium-rl",
+            version=version or __version__,
+            language="python",
+        )
+    finally:
+        probe.close()
+
+
+def _flat_shape(contract: Contract) -> tuple[int, int, int]:
+    """Observation length, number of actions and first action of the unary protocol; zeros when it cannot carry them."""
+    observation, action = contract.observation, contract.action
     if (
         not isinstance(observation, gymnasium.spaces.Box)
         or len(observation.shape) != 1
         or not np.issubdtype(observation.dtype, np.floating)
         or not isinstance(action, gymnasium.spaces.Discrete)
     ):
-        raise UnsupportedEnvironment(
-            f"observations {observation} and actions {action}: "
-            "the simulation protocol takes a flat Box of floats and a Discrete"
-        )
+        return 0, 0, 0
     return int(observation.shape[0]), int(action.n), int(action.start)
 
 

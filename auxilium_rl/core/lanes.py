@@ -1,0 +1,55 @@
+"""What the learner needs of environments. ``infra`` implements it; only workers import this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from auxilium_rl.wire.rows import AnySpace, Start, Transition
+
+__all__ = ["LanePort", "Patience"]
+
+
+class LanePort(Protocol):
+    """Environments that are stepped together; the learner's only way to a simulator.
+
+    Attributes:
+        lanes: how many.
+        observation_space, action_space: Discrete and MultiDiscrete counted from 0.
+        mask_len: length of an action mask; 0: there is none.
+    """
+
+    lanes: int
+    observation_space: AnySpace
+    action_space: AnySpace
+    mask_len: int
+
+    def reset(self, lanes: Sequence[int], seeds: Sequence[int | None]) -> Start:
+        """Begin episodes on ``lanes``. A seed of None means: go on with the lane's own random stream.
+
+        Raises:
+            EnvironmentLost: the simulator cannot be reached within its time.
+            SimulatorError: it answered with an error.
+            ContractViolation: wrong length, NaN or infinity; names the lane and the index.
+        """
+
+    def step(self, actions: npt.NDArray[Any]) -> Transition:
+        """Advance every lane by one step; ``actions`` is ``(lanes, *shape)``. Raises as ``reset`` does."""
+
+    def close(self) -> None:
+        """Give back what this side holds. Does not send the unary ``Close``: the server owes that (see RunRegistry)."""
+
+
+class Patience(Protocol):
+    """What a port does while its simulator is away."""
+
+    def waiting(self, reason: str) -> Callable[[], None]:
+        """The simulator is away. Gives a check to call before each attempt: it raises when waiting must end."""
+
+    def resumed(self) -> None:
+        """The simulator is back."""
+
+    def pause(self, seconds: float) -> None:
+        """Wait a little; raises when the run is told to end."""

@@ -1,0 +1,68 @@
+"""Waiting for a simulator that went away, in sight of everybody. Only workers import this."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from auxilium_rl.core.dto import Run
+from auxilium_rl.core.errors import EnvironmentLost, LeaseLost
+from auxilium_rl.core.ports import RunRegistry
+from auxilium_rl.core.run_callback import Control, EndedEarly
+from auxilium_rl.core.states import RunState
+
+__all__ = ["RunPatience"]
+
+_log = structlog.get_logger(__name__)
+
+
+class RunPatience:
+    """A ``Patience`` that makes the run WAITING and RUNNING again, and obeys commands meanwhile.
+
+    Args:
+        limit: seconds after which waiting is given up; 0: never.
+    """
+
+    def __init__(self, run: Run, registry: RunRegistry, control: Control, limit: float) -> None:
+        self._run, self._registry, self._control, self._limit = run, registry, control, limit
+        self._turn = threading.Event()
+        self._was_running = False
+        self._since = 0.0
+
+    def waiting(self, reason: str) -> Callable[[], None]:
+        """See ``Patience``. What it gives raises EndedEarly, LeaseLost, or EnvironmentLost after the limit."""
+        self._since = time.monotonic()
+        self._was_running = self._registry.get(self._run.run_id).state == RunState.RUNNING
+        _log.warning("run_waiting", reason=reason)
+        if not self._registry.transition(
+            self._run.run_id, RunState.WAITING, epoch=self._run.lease_epoch, reason=reason
+        ):
+            _log.info("waiting_not_written")
+
+        def check() -> None:
+            waited = time.monotonic() - self._since
+            if self._limit and waited > self._limit:
+                raise EnvironmentLost(f"{reason}; given up after {waited:.1f} s (SIM_WAIT_LIMIT)")
+            self._obey()
+
+        return check
+
+    def resumed(self) -> None:
+        """See ``Patience``."""
+        _log.info("run_resumed", waited=round(time.monotonic() - self._since, 3))
+        if self._was_running:
+            self._registry.transition(self._run.run_id, RunState.RUNNING, epoch=self._run.lease_epoch)
+
+    def pause(self, seconds: float) -> None:
+        """See ``Patience``."""
+        self._turn.wait(seconds)
+        self._obey()
+
+    def _obey(self) -> None:
+        if self._control.lease_lost:
+            raise LeaseLost("another worker holds this run")
+        if self._control.command:
+            raise EndedEarly(self._control.command)

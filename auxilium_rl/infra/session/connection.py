@@ -1,0 +1,289 @@
+"""A session with one simulator that outlives its connections.
+
+Every request has a number. After a lost connection the session is resumed and the same request sent again; the
+simulator answers a number it has carried out from memory, so no step is ever taken twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import Any
+
+import grpc
+import structlog
+
+from auxilium_rl.core.errors import ContractViolation, EnvironmentLost, SimulatorError
+from auxilium_rl.core.lanes import Patience
+from auxilium_rl.infra.session.links import FastLink, LinkLate, LinkLost, LinkRefused, StreamLink
+from auxilium_rl.wire.contract import GENERATION, Contract, ContractRefused
+from auxilium_rl.wire.frames import connect_lane, is_loopback
+from generated.simulation.v2 import simulation_pb2 as pb
+
+__all__ = ["Connection", "SessionLost"]
+
+_log = structlog.get_logger(__name__)
+_HEARTBEAT = 5.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+_LONGEST_LANE_PAUSE = 30.0
+
+
+class SessionLost(Exception):
+    """The simulator came back without the session: what it was doing is gone."""
+
+
+class Connection:
+    """The session of a run with one simulator.
+
+    Args:
+        address: of the simulator, for messages.
+        channel: to the simulator.
+        patience: is told of waiting, and may end it.
+        connect_timeout: seconds for the first connection and for each handshake.
+        anywhere: fast lanes over TCP may leave this machine.
+
+    Raises:
+        EnvironmentLost: no session within ``connect_timeout``.
+        ContractViolation: a contract that cannot be trained on.
+        SimulatorError: the simulator refuses a session.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        channel: grpc.Channel,
+        patience: Patience,
+        *,
+        connect_timeout: float,
+        fast_lane: bool = True,
+        anywhere: bool = False,
+        experiment_id: str = "",
+    ) -> None:
+        self._address, self._channel, self._patience = address, channel, patience
+        self._connect_timeout = connect_timeout
+        self._use_fast_lane, self._anywhere = fast_lane, anywhere
+        self._experiment_id = experiment_id
+        self._seq = 0
+        self._session_id, self._resume_token = "", b""
+        self._stream: StreamLink | None = None
+        self._fast: FastLink | None = None
+        self._fast_worked = False
+        self._offer: pb.Contract | None = None
+        self._upgrade_at, self._upgrade_pause = 0.0, _FIRST_PAUSE
+        self._stream_lock = threading.Lock()
+        self._ended = threading.Event()
+        self._stale = False
+        self.contract = self._first()
+        threading.Thread(target=self._beat, name="session-heartbeat", daemon=True).start()
+
+    @property
+    def transport(self) -> str:
+        """What carries requests now: ``fast lane`` or ``stream``."""
+        return "fast lane" if self._fast is not None else "stream"
+
+    def ask(self, request: pb.ToEnv, timeout: float) -> pb.FromEnv:
+        """Have one request carried out exactly once; waits out lost connections.
+
+        Raises:
+            SessionLost: it is not known whether it was carried out, and never will be; the session is a new one.
+            SimulatorError: the simulator's own error.
+            EnvironmentLost: no answer within ``timeout``, twice; or the patience has ended.
+        """
+        self._seq += 1
+        request.seq, request.deadline_ms = self._seq, int(timeout * 1000)
+        data = request.SerializeToString()
+        late = False
+        while True:
+            try:
+                if self._stale:
+                    raise LinkLost("the stream beside the fast lane was lost")
+                return self._checked(self._exchange(data, timeout))
+            except LinkRefused as refused:
+                raise SimulatorError(f"the simulator at {self._address} refused the session: {refused}") from refused
+            except LinkLost as lost:
+                if late and isinstance(lost, LinkLate):
+                    raise EnvironmentLost(
+                        f"the simulator at {self._address} did not answer {request.WhichOneof('kind')} "
+                        f"{self._seq} within {timeout:g} s, asked twice"
+                    ) from lost
+                late = late or isinstance(lost, LinkLate)
+                self._recover(lost)
+
+    def close(self) -> None:
+        """Tell the simulator that the session is over, and hang up."""
+        self._ended.set()
+        self._seq += 1
+        request = pb.ToEnv(seq=self._seq, close=pb.Close(reason="the run has ended"))
+        with contextlib.suppress(LinkLost, LinkRefused):
+            self._exchange(request.SerializeToString(), 5.0)
+        self._hang_up()
+
+    def _exchange(self, data: bytes, timeout: float) -> bytes:
+        if self._fast is None and self._offer is not None and time.monotonic() >= self._upgrade_at:
+            self._upgrade(self._offer)
+        if self._fast is not None:
+            try:
+                answer = self._fast.exchange(data, timeout)
+                self._fast_worked = True
+                return answer
+            except LinkLate:
+                raise
+            except LinkLost as lost:
+                # The stream is there still: the simulator answers the same number once, whichever way it comes.
+                _log.warning("fast_lane_lost", simulator=self._address, reason=str(lost))
+                self._fast.close()
+                self._fast = None
+                if self._fast_worked:
+                    self._upgrade_pause = _FIRST_PAUSE
+                else:
+                    self._postpone_upgrade()
+        link = self._stream
+        if link is None:
+            raise LinkLost("there is no connection")
+        with self._stream_lock:
+            return link.exchange(data, timeout)
+
+    def _checked(self, data: bytes) -> pb.FromEnv:
+        answer = pb.FromEnv.FromString(data)
+        if answer.seq != self._seq:
+            raise ContractViolation(
+                f"the simulator at {self._address} answered seq {answer.seq}; {self._seq} was asked"
+            )
+        if answer.WhichOneof("kind") == "error":
+            error = answer.error
+            lanes = f" (lanes {list(error.lanes)})" if error.lanes else ""
+            name = pb.ErrorCode.Name(error.code).removeprefix("ERROR_CODE_")
+            if error.debug:
+                _log.error("simulator_error", simulator=self._address, debug=error.debug)
+            raise SimulatorError(f"the simulator at {self._address} answered {name}{lanes}: {error.message}")
+        return answer
+
+    # -- connecting
+
+    def _first(self) -> Contract:
+        end = time.monotonic() + self._connect_timeout
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                message = self._open()
+                contract = self._read(message)
+                self._upgrade(message)
+                return contract
+            except LinkRefused as refused:
+                self._hang_up()
+                raise SimulatorError(f"the simulator at {self._address} refused the session: {refused}") from refused
+            except LinkLost as lost:
+                self._hang_up()
+                if time.monotonic() + pause > end:
+                    raise EnvironmentLost(
+                        f"no session with the simulator at {self._address} within {self._connect_timeout:g} s: {lost}"
+                    ) from lost
+            self._patience.pause(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _open(self) -> pb.Contract:
+        """A new stream and its handshake."""
+        hello = pb.Hello(
+            generation=GENERATION,
+            component="auxilium-rl",
+            language="python",
+            session_id=self._session_id,
+            resume_token=self._resume_token,
+            experiment_id=self._experiment_id,
+        )
+        stream = StreamLink(self._channel)
+        with self._stream_lock:
+            self._stream = stream
+            data = stream.exchange(pb.ToEnv(hello=hello).SerializeToString(), self._connect_timeout)
+        answer = pb.FromEnv.FromString(data)
+        if answer.WhichOneof("kind") != "contract":
+            raise LinkRefused(f"hello was answered with {answer.WhichOneof('kind')}; a contract is expected")
+        return answer.contract
+
+    def _read(self, message: pb.Contract) -> Contract:
+        try:
+            contract = Contract.from_message(message)
+        except ContractRefused as refused:
+            self._hang_up()
+            raise ContractViolation(f"the contract of the simulator at {self._address}: {refused}") from refused
+        self._session_id, self._resume_token = message.session_id, message.resume_token
+        return contract
+
+    def _upgrade(self, message: pb.Contract) -> None:
+        """Take the first fast lane offered that works; the stream does without, and another try comes later."""
+        offers = [address for address in message.data_plane if self._anywhere or is_loopback(address)]
+        if len(offers) < len(message.data_plane):
+            _log.info("fast_lane_not_taken", offer=list(message.data_plane), reason="SIM_FAST_LANE_ANYWHERE is off")
+        self._offer = message if offers and self._use_fast_lane else None
+        if self._offer is None:
+            return
+        hello = pb.Hello(generation=GENERATION, session_id=self._session_id, data_plane_token=message.data_plane_token)
+        for address in offers:
+            try:
+                link = FastLink(connect_lane(address, 5.0))
+                link.exchange(pb.ToEnv(hello=hello).SerializeToString(), 5.0)
+            except (OSError, ValueError, LinkLost) as error:
+                _log.info("fast_lane_not_taken", offer=address, reason=str(error))
+                continue
+            self._fast, self._fast_worked = link, False
+            _log.info("fast_lane_taken", offer=address)
+            return
+        self._postpone_upgrade()
+
+    def _postpone_upgrade(self) -> None:
+        """The longer no lane would work, the later the next try."""
+        self._upgrade_pause = min(2 * self._upgrade_pause, _LONGEST_LANE_PAUSE)
+        self._upgrade_at = time.monotonic() + self._upgrade_pause
+
+    def _recover(self, lost: LinkLost) -> None:
+        """Come back to the session, however long it takes. Raises SessionLost when it is gone."""
+        self._hang_up()
+        self._stale = False
+        pause = _FIRST_PAUSE
+        waits = self._patience.waiting(f"the simulator at {self._address} is away: {lost}")
+        while True:
+            waits()
+            try:
+                message = self._open()
+                break
+            except LinkRefused as refused:
+                raise SimulatorError(f"the simulator at {self._address} refused the session: {refused}") from refused
+            except LinkLost:
+                self._hang_up()
+            self._patience.pause(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        before, session_id = self.contract, self._session_id
+        contract = self._read(message)
+        if contract.digest() != before.digest():
+            raise ContractViolation(
+                f"the simulator at {self._address} came back as another: {contract}; it was {before}"
+            )
+        self._upgrade(message)
+        self._patience.resumed()
+        kept = message.resumed and message.session_id == session_id and message.last_seq in (self._seq - 1, self._seq)
+        _log.info("simulator_back", simulator=self._address, resumed=kept)
+        if not kept:
+            self._seq = 0
+            raise SessionLost(str(lost))
+
+    def _hang_up(self) -> None:
+        for link in (self._fast, self._stream):
+            if link is not None:
+                link.close()
+        self._fast = self._stream = None
+
+    def _beat(self) -> None:
+        """Keep the stream beside a fast lane alive, and notice when it is not."""
+        ping = pb.ToEnv(ping=pb.Ping()).SerializeToString()
+        while not self._ended.wait(_HEARTBEAT):
+            link: Any = self._stream
+            if self._fast is None or link is None:
+                continue
+            try:
+                with self._stream_lock:
+                    link.exchange(ping, 3 * _HEARTBEAT)
+            except (LinkLost, LinkRefused) as error:
+                if link is self._stream and not self._ended.is_set():
+                    _log.warning("stream_lost_beside_fast_lane", simulator=self._address, reason=str(error))
+                    self._stale = True

@@ -1,0 +1,210 @@
+"""``simulation.v2`` as a ``LanePort``: any space, many lanes in one message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from auxilium_rl.core.errors import ContractViolation
+from auxilium_rl.infra.session.connection import Connection, SessionLost
+from auxilium_rl.wire.contract import DISABLED, NEXT_STEP
+from auxilium_rl.wire.rows import Obs, Start, Transition, copy_rows, put, take
+from auxilium_rl.wire.spaces import Codec, InvalidSlab, counted_from_zero
+from generated.simulation.v2 import simulation_pb2 as pb
+
+__all__ = ["SessionLanes"]
+
+_log = structlog.get_logger(__name__)
+
+
+class SessionLanes:
+    """The lanes of one simulator; a ``LanePort`` that always resets in the step in which an episode ends.
+
+    Args:
+        connection: an open session; this object closes it.
+        step_timeout, reset_timeout: seconds for each request.
+    """
+
+    def __init__(self, connection: Connection, *, step_timeout: float, reset_timeout: float) -> None:
+        contract = connection.contract
+        self.lanes = contract.lanes
+        self.observation_space = counted_from_zero(contract.observation)
+        self.action_space = counted_from_zero(contract.action)
+        self.mask_len = contract.mask_len
+        self._autoreset = contract.autoreset
+        self._connection = connection
+        self._step_timeout, self._reset_timeout = step_timeout, reset_timeout
+        self._observations = Codec(self.observation_space)
+        self._actions = Codec(self.action_space, action=True)
+        self._all = list(range(self.lanes))
+        self._last: Obs | None = None
+
+    def reset(self, lanes: Sequence[int], seeds: Sequence[int | None]) -> Start:
+        """See ``LanePort.reset``. Lanes with and without a seed go in two requests: a seed of 0 is a seed."""
+        parts = [[n for n in lanes if (seeds[lanes.index(n)] is None) is unseeded] for unseeded in (False, True)]
+        starts = [
+            self._reset(part, [seed for n in part if (seed := seeds[lanes.index(n)]) is not None])
+            for part in parts
+            if part
+        ]
+        start = starts[0] if len(starts) == 1 else _merge(starts, parts, list(lanes))
+        if len(lanes) == self.lanes:
+            self._last = start.observations
+        return start
+
+    def step(self, actions: npt.NDArray[Any]) -> Transition:
+        """See ``LanePort.step``. When the session was lost, every lane ends truncated where it was last seen."""
+        try:
+            answer = self._connection.ask(
+                pb.ToEnv(step=pb.Step(action=self._actions.encode(actions))), self._step_timeout
+            )
+            transition = self._completed(self._transition(answer, self._all))
+        except SessionLost as lost:
+            return self._begun_again(str(lost))
+        self._last = transition.observations
+        return transition
+
+    def close(self) -> None:
+        """Close the session: the simulator hears that the run has ended."""
+        self._connection.close()
+
+    def _reset(self, lanes: Sequence[int], seeds: Sequence[int]) -> Start:
+        request = pb.ToEnv(reset=pb.Reset(lanes=[] if len(lanes) == self.lanes else lanes, seeds=seeds))
+        while True:
+            try:
+                answer = self._connection.ask(request, self._reset_timeout)
+            except SessionLost:
+                if len(lanes) == self.lanes:
+                    continue
+                raise
+            transition = self._transition(answer, lanes)
+            return Start(transition.observations, transition.masks)
+
+    def _begun_again(self, reason: str) -> Transition:
+        """Whether the last action was carried out will never be known: episodes are cut before it, with no reward."""
+        if self._last is None:
+            raise ContractViolation("the simulator lost its session before the first Reset was answered")
+        _log.warning("session_lost", lanes=self.lanes, reason=reason)
+        last = copy_rows(self._last)
+        start = self._reset(self._all, [])
+        self._last = start.observations
+        return Transition(
+            start.observations,
+            np.zeros(self.lanes, np.float32),
+            np.zeros(self.lanes, bool),
+            np.ones(self.lanes, bool),
+            [{"simulator_lost": 1.0} for _ in self._all],
+            start.masks,
+            last,
+        )
+
+    def _completed(self, transition: Transition) -> Transition:
+        """With the resets that the simulator's autoreset mode leaves to the trainer."""
+        ended = np.flatnonzero(transition.terminated | transition.truncated).tolist()
+        if not ended:
+            return transition
+        if self._autoreset not in (NEXT_STEP, DISABLED):
+            if transition.final is None:
+                raise ContractViolation(f"lanes {ended} ended, but no final_obs came; SAME_STEP needs it")
+            return transition
+        final = take(transition.observations, ended)
+        start = self._reset(ended, []) if self._autoreset == DISABLED else self._next_step(ended)
+        observations, masks = copy_rows(transition.observations), transition.masks
+        put(observations, ended, start.observations)
+        if masks is not None and start.masks is not None:
+            masks = masks.copy()
+            masks[ended] = start.masks
+        return Transition(
+            observations,
+            transition.rewards,
+            transition.terminated,
+            transition.truncated,
+            transition.infos,
+            masks,
+            final,
+        )
+
+    def _next_step(self, lanes: Sequence[int]) -> Start:
+        """Step ended lanes alone: the simulator resets them and ignores the action."""
+        space = self.action_space
+        idle = np.zeros((len(lanes), *(space.shape or ())), space.dtype)
+        step = pb.Step(action=self._actions.encode(idle), lanes=lanes)
+        transition = self._transition(self._connection.ask(pb.ToEnv(step=step), self._reset_timeout), lanes)
+        return Start(transition.observations, transition.masks)
+
+    # -- messages
+
+    def _transition(self, answer: pb.FromEnv, lanes: Sequence[int]) -> Transition:
+        """Read and check an answer about ``lanes``. Raises ContractViolation."""
+        if answer.WhichOneof("kind") != "transition":
+            raise ContractViolation(
+                f"the simulator answered with {answer.WhichOneof('kind')}; a transition is expected"
+            )
+        message, count = answer.transition, len(lanes)
+        try:
+            observations = self._observations.decode(message.obs, count)
+            rewards = _slab("reward", message.reward, "<f4", count).astype(np.float32)
+            terminated = _slab("terminated", message.terminated, "u1", count).astype(bool)
+            truncated = _slab("truncated", message.truncated, "u1", count).astype(bool)
+            ended = int((terminated | truncated).sum())
+            final = self._observations.decode(message.final_obs, ended) if message.final_obs else None
+            masks = self._masks(message.action_mask, lanes)
+        except InvalidSlab as refused:
+            raise ContractViolation(f"the simulator's transition: {refused}") from refused
+        fault = self._observations.fault(observations, lanes)
+        if not fault and final is not None:
+            fault = self._observations.fault(final, np.asarray(lanes)[terminated | truncated].tolist())
+        if not fault and not np.isfinite(rewards).all():
+            lane = lanes[int(np.flatnonzero(~np.isfinite(rewards))[0])]
+            fault = f"lane {lane}: reward is {rewards[~np.isfinite(rewards)][0]}; it must be finite"
+        if fault:
+            raise ContractViolation(fault)
+        return Transition(observations, rewards, terminated, truncated, _infos(message, lanes), masks, final)
+
+    def _masks(self, data: bytes, lanes: Sequence[int]) -> npt.NDArray[np.bool_] | None:
+        if not self.mask_len:
+            return None
+        masks = _slab("action_mask", data, "u1", len(lanes) * self.mask_len).astype(bool)
+        masks = masks.reshape(len(lanes), self.mask_len)
+        if not masks.any(axis=1).all():
+            lane = lanes[int(np.flatnonzero(~masks.any(axis=1))[0])]
+            raise ContractViolation(f"lane {lane}: its action mask forbids every action")
+        return masks
+
+
+def _slab(name: str, data: bytes, dtype: str, count: int) -> npt.NDArray[Any]:
+    expected = np.dtype(dtype).itemsize * count
+    if len(data) != expected:
+        raise InvalidSlab(f"{name}: {len(data)} bytes came; {expected} were expected")
+    return np.frombuffer(data, dtype)
+
+
+def _infos(message: pb.Transition, lanes: Sequence[int]) -> Sequence[dict[str, object]]:
+    if not message.infos:
+        return ()
+    infos: list[dict[str, object]] = [{} for _ in lanes]
+    rows = {lane: row for row, lane in enumerate(lanes)}
+    for info in message.infos:
+        if info.lane not in rows:
+            raise ContractViolation(f"infos name lane {info.lane}; the answer is about {list(lanes)}")
+        infos[rows[info.lane]] = {**info.scalars, **info.text}
+    return infos
+
+
+def _merge(starts: Sequence[Start], parts: Sequence[Sequence[int]], lanes: list[int]) -> Start:
+    """Starts of disjoint lanes as one, in the order asked for."""
+    order = [lanes.index(lane) for part in parts for lane in part]
+    whole = [start.observations for start in starts]
+    if isinstance(whole[0], dict):
+        rows: Obs = {key: np.concatenate([part[key] for part in whole]) for key in whole[0]}
+    else:
+        rows = np.concatenate(whole)  # type: ignore[arg-type]
+    back = np.argsort(order)
+    masks = None
+    if starts[0].masks is not None:
+        masks = np.concatenate([start.masks for start in starts if start.masks is not None])[back]
+    return Start(take(rows, back), masks)

@@ -1,0 +1,97 @@
+"""The fast lane's frames: a length (uint32, little endian) and as many bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+
+__all__ = ["MAX_FRAME", "FrameError", "FrameSocket", "connect_lane", "is_loopback"]
+
+MAX_FRAME = 64 << 20
+_LENGTH = struct.Struct("<I")
+_CHUNK = 1 << 16
+
+
+class FrameError(ConnectionError):
+    """The other side sent what is no frame, or left in the middle of one."""
+
+
+class FrameSocket:
+    """Frames over a connected stream socket. One thread sends and receives at a time.
+
+    Args:
+        limit: bytes of the largest frame that is accepted; a greater length is refused before anything is allocated.
+    """
+
+    def __init__(self, connection: socket.socket, limit: int = MAX_FRAME) -> None:
+        self._socket = connection
+        self._limit = limit
+        self._rest = bytearray()
+        if connection.family != getattr(socket, "AF_UNIX", None):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def settimeout(self, seconds: float | None) -> None:
+        """How long ``send`` and ``receive`` wait, each; None: for ever."""
+        self._socket.settimeout(seconds)
+
+    def send(self, data: bytes) -> None:
+        """Send one frame. Raises OSError; TimeoutError after the time set."""
+        if len(data) > self._limit:
+            raise FrameError(f"a message of {len(data)} bytes; at most {self._limit} are sent")
+        self._socket.sendall(_LENGTH.pack(len(data)) + data)
+
+    def receive(self) -> bytes:
+        """The next frame; empty when the other side closed between two frames. Raises FrameError, OSError."""
+        rest = self._rest
+        while len(rest) < _LENGTH.size:
+            if not self._more():
+                if rest:
+                    raise FrameError("the connection closed inside a frame")
+                return b""
+        (length,) = _LENGTH.unpack_from(rest)
+        if not 0 < length <= self._limit:
+            raise FrameError(f"a frame of {length} bytes was announced; 1 to {self._limit} are accepted")
+        end = _LENGTH.size + length
+        while len(rest) < end:
+            if not self._more():
+                raise FrameError("the connection closed inside a frame")
+        data = bytes(memoryview(rest)[_LENGTH.size : end])
+        del rest[:end]
+        return data
+
+    def close(self) -> None:
+        """Close the socket; a thread that waits in it is woken."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _more(self) -> bool:
+        chunk = self._socket.recv(_CHUNK)
+        self._rest += chunk
+        return bool(chunk)
+
+
+def connect_lane(address: str, timeout: float) -> FrameSocket:
+    """Connect to ``unix:///path`` or ``tcp://host:port``. Raises OSError; ValueError for another address."""
+    if address.startswith("unix://"):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(timeout)
+        try:
+            connection.connect(address.removeprefix("unix://"))
+        except OSError:
+            connection.close()
+            raise
+        return FrameSocket(connection)
+    if address.startswith("tcp://"):
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        return FrameSocket(socket.create_connection((host.strip("[]"), int(port)), timeout))
+    raise ValueError(f"{address!r:.80}: unix:///path and tcp://host:port are accepted")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a fast lane stays on this machine."""
+    if address.startswith("unix://"):
+        return True
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    return host in {"localhost", "::1"} or host.startswith("127.")

@@ -1,0 +1,136 @@
+"""Gymnasium environments as lanes: stepped together, reset in the step in which they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from auxilium_rl.wire.rows import AnySpace, Start, Transition, stack
+from auxilium_rl.wire.spaces import counted_from_zero, leaves_of, mask_length
+
+__all__ = ["GymLanes"]
+
+Env = gymnasium.Env[Any, Any]
+
+
+class GymLanes:
+    """Equal environments side by side.
+
+    Actions and observations of Discrete and MultiDiscrete count from 0 here; ``start`` is added and taken away. An
+    environment with a method ``action_masks`` (as sb3-contrib has it) gives the mask of its next action.
+
+    Args:
+        make: makes one environment.
+        lanes: how many.
+
+    Raises:
+        UnsupportedSpace: its spaces cannot be trained on.
+    """
+
+    def __init__(self, make: Callable[[], Env], lanes: int) -> None:
+        self._envs = [make() for _ in range(lanes)]
+        self.lanes = lanes
+        first = self._envs[0]
+        self.native_observation: AnySpace = first.observation_space
+        self.native_action: AnySpace = first.action_space
+        leaves_of(self.native_observation)
+        leaves_of(self.native_action, action=True)
+        self.observation_space = counted_from_zero(self.native_observation)
+        self.action_space = counted_from_zero(self.native_action)
+        self._mask_functions = [_mask_function(env) for env in self._envs]
+        self.mask_len = 0 if self._mask_functions[0] is None else mask_length(self.action_space)
+        self._observe = _shift(self.native_observation, -1)
+        self._to_native = _action_of(self.native_action)
+        self._options: list[Mapping[str, Any] | None] = [None] * lanes
+        self.spec = first.spec
+
+    def reset(
+        self,
+        lanes: Sequence[int],
+        seeds: Sequence[int | None],
+        options: Mapping[str, Any] | None = None,
+        *,
+        sticky: bool = False,
+    ) -> Start:
+        """Begin episodes. ``sticky`` options hold for the resets inside ``step`` too, until the next ``reset``."""
+        first = []
+        for lane, seed in zip(lanes, seeds, strict=True):
+            self._options[lane] = options if sticky else None
+            observation, _ = self._envs[lane].reset(seed=seed, options=dict(options) if options else None)
+            first.append(self._observe(observation))
+        return Start(stack(first, self.observation_space), self._masks(lanes))
+
+    def step(self, actions: npt.NDArray[Any], lanes: Sequence[int] | None = None) -> Transition:
+        """Advance lanes (None: all). Those that end begin their next episode; ``final`` has their last observations."""
+        chosen = range(self.lanes) if lanes is None else lanes
+        count = len(chosen)
+        rewards = np.empty(count, np.float32)
+        terminated, truncated = np.zeros(count, bool), np.zeros(count, bool)
+        observations, final, infos = [], [], []
+        for row, lane in enumerate(chosen):
+            env = self._envs[lane]
+            observation, reward, ended, cut, info = env.step(self._to_native(actions[row]))
+            rewards[row] = reward
+            infos.append(info)
+            if ended or cut:
+                terminated[row], truncated[row] = ended, cut
+                final.append(self._observe(observation))
+                options = self._options[lane]
+                observation, _ = env.reset(options=dict(options) if options else None)
+            observations.append(self._observe(observation))
+        space = self.observation_space
+        return Transition(
+            stack(observations, space),
+            rewards,
+            terminated,
+            truncated,
+            infos if any(infos) else (),
+            self._masks(chosen),
+            stack(final, space) if final else None,
+        )
+
+    def close(self) -> None:
+        """Close every environment."""
+        for env in self._envs:
+            env.close()
+
+    def _masks(self, lanes: Sequence[int]) -> npt.NDArray[np.bool_] | None:
+        if not self.mask_len:
+            return None
+        masks = [function() for lane in lanes if (function := self._mask_functions[lane]) is not None]
+        return np.stack([np.asarray(mask, bool).reshape(self.mask_len) for mask in masks])
+
+
+def _mask_function(env: Env) -> Callable[[], Any] | None:
+    try:
+        found = env.get_wrapper_attr("action_masks")
+    except AttributeError:
+        return None
+    return found if callable(found) else None
+
+
+def _shift(space: AnySpace, sign: int) -> Callable[[Any], Any]:
+    """Add (+1) or take away (-1) what Discrete and MultiDiscrete start from."""
+    if isinstance(space, spaces.Dict):
+        inner = {key: _shift(leaf, sign) for key, leaf in space.spaces.items()}
+        return lambda element: {key: shift(element[key]) for key, shift in inner.items()}
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) and np.any(space.start):
+        offset = sign * space.start
+        return lambda element: element + offset
+    return lambda element: element
+
+
+def _action_of(space: AnySpace) -> Callable[[Any], Any]:
+    """From a row counted from 0 to what ``env.step`` takes."""
+    if isinstance(space, spaces.Discrete):
+        start = int(space.start)
+        return (lambda row: int(row) + start) if start else int
+    if isinstance(space, spaces.Box):
+        dtype = space.dtype
+        return lambda row: np.asarray(row, dtype)
+    return _shift(space, 1)

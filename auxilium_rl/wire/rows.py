@@ -1,0 +1,88 @@
+"""Rows: what several lanes hold of one space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+__all__ = ["AnySpace", "Obs", "Start", "Transition", "copy_rows", "put", "stack", "take"]
+
+AnySpace = spaces.Space[Any]
+Obs = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
+"""Rows of one space: ``(k, *shape)``; of a Dict one array for each key."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The first observations of episodes.
+
+    Attributes:
+        observations: one row for each lane asked for.
+        masks: ``(k, mask_len)`` bool, the actions that are legal next; None where there is no mask.
+    """
+
+    observations: Obs
+    masks: npt.NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What a step of all lanes gave.
+
+    Attributes:
+        observations: ``(lanes, *shape)``. Of a finished lane the last of its episode, or, where ``final`` is given,
+            the first of its next one.
+        rewards: ``(lanes,)`` float32.
+        terminated, truncated: ``(lanes,)`` bool.
+        infos: one mapping for each lane; empty: none has anything to say.
+        masks: ``(lanes, mask_len)`` bool, for the next action; None where there is no mask.
+        final: the last observations of the lanes that finished, in order of lanes; None: the port did not reset them.
+    """
+
+    observations: Obs
+    rewards: npt.NDArray[np.float32]
+    terminated: npt.NDArray[np.bool_]
+    truncated: npt.NDArray[np.bool_]
+    infos: Sequence[Mapping[str, object]] = ()
+    masks: npt.NDArray[np.bool_] | None = None
+    final: Obs | None = None
+
+
+def stack(elements: Iterable[Any], space: AnySpace) -> Obs:
+    """Single elements of a space as rows, in the space's dtype."""
+    together = list(elements)
+    if isinstance(space, spaces.Dict):
+        return {
+            key: np.stack([np.asarray(element[key], leaf.dtype) for element in together])
+            for key, leaf in space.spaces.items()
+        }
+    return np.stack([np.asarray(element, space.dtype) for element in together])
+
+
+def take(rows: Obs, index: Any) -> Obs:
+    """Some rows, or one element, of every leaf."""
+    if isinstance(rows, dict):
+        return {key: values[index] for key, values in rows.items()}
+    return rows[index]  # type: ignore[no-any-return]
+
+
+def put(rows: Obs, index: Any, values: Obs) -> None:
+    """Replace some rows of every leaf."""
+    if isinstance(rows, dict):
+        assert isinstance(values, dict)
+        for key, leaf in rows.items():
+            leaf[index] = values[key]
+    else:
+        rows[index] = values
+
+
+def copy_rows(rows: Obs) -> Obs:
+    """A copy of every leaf."""
+    if isinstance(rows, dict):
+        return {key: values.copy() for key, values in rows.items()}
+    return rows.copy()
