@@ -21,6 +21,7 @@ from auxilium_rl.core.requests import RequestDefaults
 from auxilium_rl.core.training import TrainingOrchestrator
 from auxilium_rl.infra.config import EnvConfig, ServiceConfig, Settings
 from auxilium_rl.infra.executor import LocalExecutor
+from auxilium_rl.infra.gateway import Gateway
 from auxilium_rl.infra.gym_closer import GymCloser
 from auxilium_rl.infra.logging import configure_logging
 from auxilium_rl.infra.model_store import ModelStore
@@ -64,11 +65,14 @@ class Application:
         registry = SqlRunRegistry(self._engine)
         self._closer = GymCloser(registry, settings.sim_close_timeout)
         self._feed = RunFeed(registry, SqlMetricStore(self._engine), capacity=settings.max_watch_streams)
+        token = settings.attach_token.get_secret_value() if settings.attach_token else ""
+        self._gateway = Gateway(registry, token, settings.max_attached_simulators)
         self.executor = LocalExecutor(
             settings.to_worker(),
             settings.logs_folder,
             torch_threads=settings.worker_torch_threads,
             adapter_factory=adapter_factory,
+            gateway=(self._gateway.address, self._gateway.secret),
         )
         self.orchestrator = orchestrator or TrainingOrchestrator(
             store,
@@ -82,19 +86,26 @@ class Application:
             max_concurrent_runs=settings.max_concurrent_runs,
             max_queued_runs=settings.max_queued_runs,
         )
-        self.orchestrator.on_run_ended = self._closer.wake
+        self.orchestrator.on_run_ended = self._run_ended
         self._health = HealthMonitor(
             SERVICES, [registry.probe, store.probe], settings.health_probe_interval, settings.max_watch_streams
         )
         acting = ActingService(registry, lambda c: load_policy(store, c), settings.act_cache_models)
         self._server = GrpcServer(
             TrainerServicer(self.orchestrator, acting),
-            RunServicer(self.orchestrator, self._feed, lambda run: str(settings.logs_folder / run / "tensorboard")),
+            RunServicer(
+                self.orchestrator,
+                self._feed,
+                lambda run: str(settings.logs_folder / run / "tensorboard"),
+                self._gateway.simulators,
+            ),
             self._health,
+            self._gateway,
             host=settings.grpc_host,
             port=settings.grpc_port,
             max_workers=settings.grpc_max_workers,
             max_streams=settings.max_watch_streams,
+            max_attached=settings.max_attached_streams,
             max_message_mb=settings.grpc_max_message_mb,
         )
         self.port = self._server.port
@@ -104,6 +115,7 @@ class Application:
         self.orchestrator.start()
         self._feed.start()
         self._closer.start()
+        self._gateway.start()
         self._server.start()
         self._health.start()
         _log.info("serving", address=f"{self._settings.grpc_host}:{self.port}", data=str(self._settings.data_dir))
@@ -121,10 +133,15 @@ class Application:
         self.orchestrator.close()
         self._closer.close()
         self._feed.close()
+        self._gateway.close()
         self._server.stop(1.0)
         self._engine.dispose()
         self._lock.release()
         _log.info("stopped")
+
+    def _run_ended(self) -> None:
+        self._closer.wake()
+        self._gateway.sweep()
 
 
 def _model_store(settings: Settings) -> ModelStore:

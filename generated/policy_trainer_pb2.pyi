@@ -269,21 +269,37 @@ class ActRequest(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     OBSERVATION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ACTION_MASK_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """a run id, or the model_output_path of a finished run"""
+    state: _builtins.bytes
+    """of the answer before, for policies that remember; empty: an episode begins"""
     @_builtins.property
     def observation(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """observation_dim finite numbers"""
+        """observation_dim finite numbers; of a Dict the leaves one after another"""
+
+    @_builtins.property
+    def action_mask(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """the actions that are legal; empty: all"""
+
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of a Dict: the leaves in the order sent; empty: in the simulator's order"""
 
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         observation: _abc.Iterable[_builtins.float] | None = ...,
+        state: _builtins.bytes = ...,
+        action_mask: _abc.Iterable[_builtins.bool] | None = ...,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["observation", b"observation", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_mask", b"action_mask", "keys", b"keys", "observation", b"observation", "run_id", b"run_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -296,20 +312,30 @@ class ActResponse(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     SUCCESS_FIELD_NUMBER: _builtins.int
     ERROR_MESSAGE_FIELD_NUMBER: _builtins.int
+    ACTION_VALUES_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
     action: _builtins.int
-    """0 .. action_dim-1"""
+    """0 .. action_dim-1, where one number says it"""
     success: _builtins.bool
     error_message: _builtins.str
+    state: _builtins.bytes
+    """to be sent with the next observation of this episode"""
+    @_builtins.property
+    def action_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """actions that are not one Discrete number: every element"""
+
     def __init__(
         self,
         *,
         action: _builtins.int = ...,
         success: _builtins.bool = ...,
         error_message: _builtins.str = ...,
+        action_values: _abc.Iterable[_builtins.float] | None = ...,
+        state: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "error_message", b"error_message", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "action_values", b"action_values", "error_message", b"error_message", "state", b"state", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

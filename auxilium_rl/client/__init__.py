@@ -9,16 +9,27 @@ with Client("127.0.0.1:50051") as client:
 """
 
 from auxilium_rl.client.client import Client
+from auxilium_rl.client.episode import Episode
 from auxilium_rl.client.errors import ActError, ClientError, InvalidArgument, NotFound, RunFailed, ServerUnavailable
 from auxilium_rl.client.run import Run
-from auxilium_rl.client.values import Algorithm, Checkpoint, Hyperparameter, Metric, RunEvent, RunStatus
+from auxilium_rl.client.values import (
+    Algorithm,
+    AttachedSimulator,
+    Checkpoint,
+    Hyperparameter,
+    Metric,
+    RunEvent,
+    RunStatus,
+)
 
 __all__ = [
     "ActError",
     "Algorithm",
+    "AttachedSimulator",
     "Checkpoint",
     "Client",
     "ClientError",
+    "Episode",
     "Hyperparameter",
     "InvalidArgument",
     "Metric",

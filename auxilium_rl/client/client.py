@@ -75,18 +75,27 @@ class Client:
         observation_dim: int = 0,
         action_dim: int = 0,
         max_steps: int = 0,
+        min_lanes: int = 0,
         seed: int | None = None,
         hyperparameters: Mapping[str, Any] | None = None,
         model_output_path: str = "",
         checkpoint_freq: int = 0,
+        policy: str = "",
+        normalize: bool | Mapping[str, Any] = False,
+        frame_stack: int = 0,
         idempotency_key: str | None = None,
     ) -> Run:
         """Start a run; it goes on whatever happens to this program.
 
         Args:
-            env: ``gym:CartPole-v1``, ``grpc://host:port`` or ``fake``; empty: the server's default.
+            env: ``gym:CartPole-v1``, ``grpc://host:port``, ``attached:<experiment id>``, ``dm_env_rpc://host:port``,
+                ``unix:///path`` or ``fake``; empty: the server's default.
             experiment_id: groups runs; None: made of the algorithm and the time.
-            gym_ids: for ``grpc://`` one name for each lane.
+            gym_ids: names of the lanes, for simulators of the unary protocol.
+            min_lanes: for ``attached:``, how many lanes training begins with.
+            policy: ``MlpPolicy``, ``CnnPolicy`` or ``MultiInputPolicy``; empty: as the observations need it.
+            normalize: True, or a map by the names of SB3's ``VecNormalize``.
+            frame_stack: how many of the last observations the policy sees.
             hyperparameters: by their Stable-Baselines3 names.
             idempotency_key: the same key with the same request gives the same run; None: a fresh one.
 
@@ -104,10 +113,14 @@ class Client:
             observation_dim=observation_dim,
             action_dim=action_dim,
             max_steps=max_steps,
+            min_lanes=min_lanes,
             seed=seed,
             hyperparameters=hyperparameters,
             model_output_path=model_output_path,
             checkpoint_freq=checkpoint_freq,
+            policy=policy,
+            normalize=normalize,
+            frame_stack=frame_stack,
             idempotency_key=idempotency_key or uuid.uuid4().hex,
         )
         return Run(self, self.call(self.runs_stub.StartRun, request).run_id)

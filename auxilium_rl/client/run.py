@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from auxilium_rl.client.episode import Episode, act_request
 from auxilium_rl.client.errors import ActError, RunFailed, ServerUnavailable, translated
 from auxilium_rl.client.values import Metric, RunEvent, RunStatus
-from generated import policy_trainer_pb2
 from generated.auxilium.v1 import runs_pb2 as pb
 
 if TYPE_CHECKING:
@@ -41,24 +41,28 @@ class Run:
         request = pb.StopRunRequest(run_id=self.run_id, immediate=immediate)
         return RunStatus.of(self._client.call(self._client.runs_stub.StopRun, request))
 
-    def act(self, observation: Sequence[float]) -> int:
-        """The deterministic action of the run's newest policy.
+    def act(self, observation: Any, *, action_mask: Sequence[bool] = ()) -> int | list[float]:
+        """The deterministic action of the run's newest policy: a number, or a list where one number does not say it.
 
         Args:
-            observation: flat; a list or a numpy array.
+            observation: numbers, a list or a numpy array of them, or a map of these.
+            action_mask: the legal actions; empty: all.
 
         Raises:
             ActError: the server cannot act, or this is no observation.
         """
-        values = observation.tolist() if hasattr(observation, "tolist") else observation
-        try:
-            request = policy_trainer_pb2.ActRequest(run_id=self.run_id, observation=values)
-        except (TypeError, ValueError):
-            raise ActError(f"{observation!r:.80} is not an observation; a flat list of numbers is accepted") from None
+        return self._acted(observation, b"", action_mask)[0]
+
+    def episode(self) -> Episode:
+        """Acts through one episode, remembering for policies with an LSTM or stacked frames."""
+        return Episode(self._acted)
+
+    def _acted(self, observation: Any, state: bytes, mask: Sequence[bool]) -> tuple[int | list[float], bytes]:
+        request = act_request(self.run_id, observation, state, mask)
         answer = self._client.call(self._client.trainer_stub.Act, request)
         if not answer.success:
             raise ActError(answer.error_message)
-        return int(answer.action)
+        return (list(answer.action_values) or int(answer.action)), answer.state
 
     def watch(self, after_metric_id: int = 0, *, timeout: float | None = None) -> Iterator[RunEvent]:
         """The run, its metrics so far, the run again, then what changes, until it ends.

@@ -29,6 +29,8 @@ def start_request(
     model_output_path: str,
     idempotency_key: str,
     seed: int | None,
+    policy: str = "",
+    normalize: bool | Mapping[str, Any] = False,
     **numbers: int,
 ) -> pb.StartRunRequest:
     """The message for a start.
@@ -36,7 +38,9 @@ def start_request(
     Args:
         experiment_id: None: made of the algorithm and the time.
         gym_ids: names, or one text with ``;`` between them.
-        numbers: total_timesteps, checkpoint_freq, lanes, observation_dim, action_dim and max_steps.
+        normalize: True: observations and rewards; or what of them, by the names of ``VecNormalize``.
+        numbers: total_timesteps, checkpoint_freq, frame_stack, lanes, min_lanes, observation_dim, action_dim and
+            max_steps.
 
     Raises:
         InvalidArgument: a number does not fit its field, or a hyperparameter is no JSON value; names every one.
@@ -45,6 +49,7 @@ def start_request(
     given = numbers if seed is None else {**numbers, "seed": seed}
     whole = {name: _whole(name, value, violations) for name, value in given.items()}
     typed = _struct(hyperparameters or {}, violations)
+    scaling = _normalize(normalize, violations)
     if violations:
         raise InvalidArgument("; ".join(f"{name}: {text}" for name, text in violations.items()), violations)
     return pb.StartRunRequest(
@@ -57,7 +62,11 @@ def start_request(
             observation_dim=whole["observation_dim"],
             action_dim=whole["action_dim"],
             max_steps=whole["max_steps"],
+            min_lanes=whole.get("min_lanes", 0),
         ),
+        policy=policy,
+        normalize=scaling,
+        frame_stack=whole.get("frame_stack", 0),
         total_timesteps=whole["total_timesteps"],
         seed=whole.get("seed"),
         hyperparameters=typed,
@@ -65,6 +74,17 @@ def start_request(
         checkpoint_freq=whole["checkpoint_freq"],
         idempotency_key=idempotency_key,
     )
+
+
+def _normalize(given: bool | Mapping[str, Any], violations: dict[str, str]) -> pb.Normalize | None:
+    if isinstance(given, bool):
+        return pb.Normalize(norm_obs=True, norm_reward=True) if given else None
+    try:
+        return pb.Normalize(**{"norm_obs": True, "norm_reward": True, **given})
+    except (TypeError, ValueError) as error:
+        names = ", ".join(field.name for field in pb.Normalize.DESCRIPTOR.fields)
+        violations["normalize"] = f"{dict(given)!r:.80} given; true, false or a map of {names} is accepted ({error})"
+        return None
 
 
 def _whole(name: str, value: Any, violations: dict[str, str]) -> int:

@@ -10,10 +10,19 @@ from google.protobuf import json_format, timestamp_pb2
 
 from generated.auxilium.v1 import runs_pb2 as pb
 
-__all__ = ["Algorithm", "Checkpoint", "Hyperparameter", "Metric", "RunEvent", "RunStatus"]
+__all__ = ["Algorithm", "AttachedSimulator", "Checkpoint", "Hyperparameter", "Metric", "RunEvent", "RunStatus"]
 
+_READ_OTHERWISE = {
+    "state",
+    "environment",
+    "gym_ids",
+    "hyperparameters",
+    "checkpoints",
+    "normalize",
+    "simulators",
+}
 _ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
-_OF_ENVIRONMENT = ("lanes", "observation_dim", "action_dim", "max_steps")
+_OF_ENVIRONMENT = ("lanes", "observation_dim", "action_dim", "max_steps", "min_lanes")
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,28 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class AttachedSimulator:
+    """A simulator that dialled in; ``role`` is ``training``, ``spare`` or ``waiting``."""
+
+    session_id: str
+    peer: str
+    component: str
+    version: str
+    language: str
+    lanes: int
+    since: datetime | None
+    requests_per_second: float
+    connected: bool
+    role: str
+
+    @classmethod
+    def of(cls, message: pb.AttachedSimulator) -> AttachedSimulator:
+        """The simulator that a message tells."""
+        same = {name: getattr(message, name) for name in cls.__dataclass_fields__ if name != "since"}
+        return cls(**same, since=_time(message, "since"))
+
+
+@dataclass(frozen=True)
 class RunStatus:
     """A run at one moment. ``state`` is a name such as ``RUNNING``; times are aware and UTC."""
 
@@ -57,6 +88,7 @@ class RunStatus:
     observation_dim: int
     action_dim: int
     max_steps: int
+    min_lanes: int
     hyperparameters: dict[str, Any]
     model_output_path: str
     exported_path: str
@@ -71,6 +103,10 @@ class RunStatus:
     engine: str
     queue_position: int
     tensorboard_dir: str
+    policy: str
+    normalize: dict[str, Any] | None
+    frame_stack: int
+    simulators: tuple[AttachedSimulator, ...]
 
     @property
     def is_done(self) -> bool:
@@ -83,8 +119,7 @@ class RunStatus:
         same = {
             name: getattr(run, name)
             for name in cls.__dataclass_fields__
-            if name not in {"state", "environment", "gym_ids", "hyperparameters", "checkpoints", *_OF_ENVIRONMENT}
-            and not name.endswith("_at")
+            if name not in {*_READ_OTHERWISE, *_OF_ENVIRONMENT} and not name.endswith("_at")
         }
         return cls(
             **same,
@@ -93,6 +128,8 @@ class RunStatus:
             gym_ids=tuple(run.environment.gym_ids),
             **{name: getattr(run.environment, name) for name in _OF_ENVIRONMENT},
             hyperparameters=_plain(json_format.MessageToDict(run.hyperparameters)),
+            normalize=_scaling(run.normalize) if run.HasField("normalize") else None,
+            simulators=tuple(AttachedSimulator.of(simulator) for simulator in run.simulators),
             created_at=_time(run, "created_at"),
             started_at=_time(run, "started_at"),
             finished_at=_time(run, "finished_at"),
@@ -146,6 +183,12 @@ class Algorithm:
                 for h in message.hyperparameters
             ),
         )
+
+
+def _scaling(message: pb.Normalize) -> dict[str, Any]:
+    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields} | {
+        "norm_obs_keys": tuple(message.norm_obs_keys)
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from auxilium_rl.core.dto import Checkpoint, Run
+from auxilium_rl.core.dto import Action, Checkpoint, Run
 from auxilium_rl.core.errors import InvalidRequest, ModelNotReady, RunNotFound
 from auxilium_rl.core.ports import ActionModel, RunRegistry
 from auxilium_rl.core.states import TERMINAL
@@ -38,17 +38,27 @@ class ActingService:
         self._settled: OrderedDict[str, ActionModel] = OrderedDict()
         self._lock = threading.Lock()
 
-    def act(self, name: str, observation: Sequence[float]) -> int:
+    def act(
+        self,
+        name: str,
+        observation: Sequence[float],
+        state: bytes = b"",
+        mask: Sequence[bool] = (),
+        keys: Sequence[str] = (),
+    ) -> Action:
         """The deterministic action for one observation.
 
         Args:
             name: a run id, or the ``model_output_path`` of a finished run.
             observation: as many finite numbers as the run's observations have.
+            state: of the answer before, for policies that remember; empty: an episode begins.
+            mask: the legal actions; empty: all.
+            keys: of a Dict, its leaves in the order given; empty: in the simulator's order.
 
         Raises:
             RunNotFound: neither a run nor a path of a finished run.
             ModelNotReady: the run has no model yet, or never will.
-            InvalidRequest: wrong length, NaN or infinity.
+            InvalidRequest: wrong length, NaN or infinity; a number, state or mask that the policy cannot take.
             ModelCorrupt: the stored model is not the one that was recorded.
         """
         model = self._settled.get(name) or self._find(name)
@@ -59,7 +69,7 @@ class ActingService:
         if not math.isfinite(sum(observation)):
             index, value = next((n, v) for n, v in enumerate(observation) if not math.isfinite(v))
             raise InvalidRequest.of("observation", f"value {index} is {value}; every value must be finite")
-        return model.act(observation)
+        return model.act(observation, state, mask, keys)
 
     def _find(self, name: str) -> ActionModel:
         run = self._run_named(name)

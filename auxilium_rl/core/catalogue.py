@@ -1,90 +1,19 @@
 """The hyperparameters of every algorithm: name, type, default, accepted values, meaning.
 
-Names and defaults are Stable-Baselines3's; a test compares them with the installed version, so that the server need not
-import it.
+Names and defaults are those of Stable-Baselines3 and sb3-contrib; a test compares them with the installed versions, so
+that the server need not import them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
 
-__all__ = ["ALGORITHMS", "NOT_SETTABLE", "AlgorithmInfo", "HyperparameterInfo"]
+from auxilium_rl.core.algorithm_info import AlgorithmInfo, HyperparameterInfo
 
-Kind = Literal["int", "float", "bool", "schedule", "train_freq", "policy_kwargs"]
-
-
-@dataclass(frozen=True)
-class HyperparameterInfo:
-    """One hyperparameter.
-
-    Attributes:
-        kind: what a value is; ``schedule`` is a number or ``lin_<number>``, which falls linearly to 0.
-        default: a JSON value.
-        low, high: bounds, both included unless ``above_low`` says that ``low`` itself is not.
-        optional: none is a value.
-    """
-
-    name: str
-    kind: Kind
-    default: Any
-    meaning: str
-    low: float = float("-inf")
-    high: float = float("inf")
-    above_low: bool = False
-    optional: bool = False
-
-    @property
-    def type(self) -> str:
-        """The kind of value, in words."""
-        return f"{self.kind} or none" if self.optional else self.kind
-
-    @property
-    def accepted(self) -> str:
-        """What is accepted, in words."""
-        text = {
-            "int": "a whole number",
-            "float": "a finite number",
-            "bool": "true or false",
-            "schedule": "a number, or lin_<number> to fall linearly to 0,",
-            "train_freq": 'a whole number of steps, or ["<number>", "step" or "episode"]',
-            "policy_kwargs": f"a JSON object of {', '.join(POLICY_KWARGS)}",
-        }[self.kind]
-        if self.kind in {"int", "float", "schedule"}:
-            text += self._range()
-        return f"{text}, or none" if self.optional else text
-
-    def _range(self) -> str:
-        low = f"above {self.low:g}" if self.above_low else f"from {self.low:g}"
-        if self.low == float("-inf"):
-            return ""
-        return f" {low}" if self.high == float("inf") else f" {low} to {self.high:g}"
-
-
-@dataclass(frozen=True)
-class AlgorithmInfo:
-    """An algorithm and its hyperparameters, in Stable-Baselines3's order."""
-
-    name: str
-    title: str
-    hyperparameters: tuple[HyperparameterInfo, ...]
-
-    def __getitem__(self, name: str) -> HyperparameterInfo:
-        return next(h for h in self.hyperparameters if h.name == name)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of all hyperparameters."""
-        return tuple(h.name for h in self.hyperparameters)
-
-
-POLICY_KWARGS = ("net_arch", "activation_fn", "ortho_init", "optimizer_kwargs")
-"""What ``policy_kwargs`` may hold; nothing in it names code."""
+__all__ = ["ALGORITHMS", "NOT_SETTABLE"]
 
 NOT_SETTABLE: Mapping[str, str] = {
-    "use_sde": "it is for continuous actions only",
-    "sde_sample_freq": "it is for continuous actions only",
     "rollout_buffer_class": "it would name code",
     "rollout_buffer_kwargs": "it belongs to rollout_buffer_class",
     "replay_buffer_class": "it would name code",
@@ -92,7 +21,7 @@ NOT_SETTABLE: Mapping[str, str] = {
     "tensorboard_log": "every run's event files lie under LOGS_DIR",
     "verbose": "LOG_LEVEL decides what is logged",
     "device": "workers train on the CPU",
-    "policy": "the policy follows from the spaces",
+    "policy": "it is a field of the run: policy",
     "env": "the environment is not a hyperparameter",
 }
 """Arguments of Stable-Baselines3 that a caller cannot set, and why."""
@@ -123,6 +52,21 @@ _STATS = _int("stats_window_size", 100, "Episodes that the logged means are take
 _POLICY_KWARGS = HyperparameterInfo(
     "policy_kwargs", "policy_kwargs", None, "Shape of the networks and their activation.", optional=True
 )
+_USE_SDE = HyperparameterInfo(
+    "use_sde", "bool", False, "Explore by noise that depends on the state, for continuous actions."
+)
+_SDE_FREQ = _int("sde_sample_freq", -1, "Steps between two draws of that noise; -1: one a rollout.", low=-1)
+_SDE = (_USE_SDE, _SDE_FREQ)
+_TARGET_KL = HyperparameterInfo(
+    "target_kl",
+    "float",
+    None,
+    "An update ends early when the policy has moved this far; none: never.",
+    0.0,
+    _HUGE,
+    above_low=True,
+    optional=True,
+)
 
 _PPO = (
     _LEARNING_RATE,
@@ -148,16 +92,8 @@ _PPO = (
     _ENT_COEF,
     _VF_COEF,
     _MAX_GRAD_NORM,
-    HyperparameterInfo(
-        "target_kl",
-        "float",
-        None,
-        "An update ends early when the policy has moved this far; none: never.",
-        0.0,
-        _HUGE,
-        above_low=True,
-        optional=True,
-    ),
+    *_SDE,
+    _TARGET_KL,
     _STATS,
     _POLICY_KWARGS,
 )
@@ -172,6 +108,7 @@ _A2C = (
     _MAX_GRAD_NORM,
     HyperparameterInfo("rms_prop_eps", "float", 1e-5, "Keeps RMSprop from dividing by zero.", 0.0, 1.0, above_low=True),
     HyperparameterInfo("use_rms_prop", "bool", True, "RMSprop as the optimizer; else Adam."),
+    *_SDE,
     replace(_NORMALIZE, default=False),
     _STATS,
     _POLICY_KWARGS,
@@ -197,9 +134,115 @@ _DQN = (
     _POLICY_KWARGS,
 )
 
+_MASKABLE_PPO = tuple(h for h in _PPO if h not in _SDE)
+
+_RECURRENT_PPO = tuple(replace(h, default=128) if h.name in {"n_steps", "batch_size"} else h for h in _PPO)
+
+_TRPO = (
+    replace(_LEARNING_RATE, default=1e-3, meaning="Step size of the value function's optimizer."),
+    _int("n_steps", 2048, "Steps of each lane between two updates."),
+    _int("batch_size", 128, "Steps in a minibatch of the value function."),
+    _GAMMA,
+    _int("cg_max_steps", 15, "Most steps of conjugate gradients.", high=10_000),
+    _float("cg_damping", 0.1, "Keeps the Hessian well conditioned.", 0.0),
+    _float("line_search_shrinking_factor", 0.8, "Factor by which the line search shortens a step.", 0.0, 1.0),
+    _int("line_search_max_iter", 10, "Most steps of the line search.", high=10_000),
+    _int("n_critic_updates", 10, "Passes over the collected steps for the value function.", high=10_000),
+    _GAE_LAMBDA,
+    *_SDE,
+    _NORMALIZE,
+    replace(_TARGET_KL, default=0.01, optional=False, meaning="How far an update may move the policy."),
+    _int("sub_sampling_factor", 1, "Every how many steps are used for the policy's update."),
+    _STATS,
+    _POLICY_KWARGS,
+)
+
+_QRDQN = tuple(
+    {
+        "learning_rate": replace(_LEARNING_RATE, default=5e-5),
+        "exploration_fraction": replace(h, default=0.005),
+        "exploration_final_eps": replace(h, default=0.01),
+        "max_grad_norm": replace(h, default=None, optional=True),
+    }.get(h.name, h)
+    for h in _DQN
+)
+
+_ACTION_NOISE = HyperparameterInfo(
+    "action_noise", "action_noise", None, "Noise added to actions to explore.", optional=True
+)
+_OFF_POLICY = (
+    _LEARNING_RATE,
+    _int("buffer_size", 1_000_000, "Transitions kept to learn from.", high=50_000_000),
+    _int("learning_starts", 100, "Steps taken before learning begins.", low=0, high=1e9),
+    _int("batch_size", 256, "Transitions in a minibatch."),
+    _float("tau", 0.005, "Share of the new weights in the target networks at their update.", 0.0, 1.0),
+    _GAMMA,
+    HyperparameterInfo("train_freq", "train_freq", 1, "Steps between two updates.", 1, 1_000_000),
+    _int("gradient_steps", 1, "Minibatches of an update; -1: as many as steps were taken.", low=-1),
+    _ACTION_NOISE,
+    HyperparameterInfo("optimize_memory_usage", "bool", False, "Keep next observations only once."),
+    _int("n_steps", 1, "Steps of reward that a target sums up.", high=1000),
+)
+_ENTROPY = (
+    HyperparameterInfo("ent_coef", "ent_coef", "auto", "Weight of the entropy in the loss.", 0.0, _HUGE),
+    _int("target_update_interval", 1, "Updates between two updates of the target networks.", high=1e9),
+    HyperparameterInfo("target_entropy", "target_entropy", "auto", "The entropy that a learned ent_coef aims at."),
+)
+_SDE_WARMUP = HyperparameterInfo("use_sde_at_warmup", "bool", False, "That noise before learning begins too.")
+
+_SAC = (*_OFF_POLICY, *_ENTROPY, *_SDE, _SDE_WARMUP, _STATS, _POLICY_KWARGS)
+_TQC = (
+    *_OFF_POLICY,
+    *_ENTROPY,
+    _int("top_quantiles_to_drop_per_net", 2, "Highest quantiles of each critic that a target leaves out.", low=0),
+    *_SDE,
+    _SDE_WARMUP,
+    _STATS,
+    _POLICY_KWARGS,
+)
+_SLOWER = (replace(_LEARNING_RATE, default=1e-3), *_OFF_POLICY[1:])
+_TD3 = (
+    *_SLOWER,
+    _int("policy_delay", 2, "Updates of the critics for each of the policy."),
+    _float("target_policy_noise", 0.2, "Deviation of the noise that smooths target actions.", 0.0),
+    _float("target_noise_clip", 0.5, "Largest such noise.", 0.0),
+    _STATS,
+    _POLICY_KWARGS,
+)
+_DDPG = (*_SLOWER, _POLICY_KWARGS)
+
+_ANY = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
+_NETS = ("net_arch", "activation_fn", "optimizer_kwargs", "normalize_images")
+_ACTOR_CRITIC = (*_NETS, "ortho_init", "log_std_init", "share_features_extractor")
+_LSTM = ("lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm")
+_CRITICS = (*_NETS, "n_critics", "share_features_extractor")
+
 ALGORITHMS: Mapping[str, AlgorithmInfo] = {
-    "ppo": AlgorithmInfo("ppo", "Proximal Policy Optimization", _PPO),
-    "a2c": AlgorithmInfo("a2c", "Advantage Actor-Critic", _A2C),
-    "dqn": AlgorithmInfo("dqn", "Deep Q-Network", _DQN),
+    info.name: info
+    for info in (
+        AlgorithmInfo("ppo", "Proximal Policy Optimization", _PPO, _ANY, _ACTOR_CRITIC, on_policy=True),
+        AlgorithmInfo("a2c", "Advantage Actor-Critic", _A2C, _ANY, _ACTOR_CRITIC, on_policy=True),
+        AlgorithmInfo("dqn", "Deep Q-Network", _DQN, ("Discrete",), _NETS, on_policy=False),
+        AlgorithmInfo("sac", "Soft Actor-Critic", _SAC, ("Box",), (*_CRITICS, "log_std_init"), on_policy=False),
+        AlgorithmInfo("td3", "Twin Delayed DDPG", _TD3, ("Box",), _CRITICS, on_policy=False),
+        AlgorithmInfo("ddpg", "Deep Deterministic Policy Gradient", _DDPG, ("Box",), _CRITICS, on_policy=False),
+        AlgorithmInfo(
+            "maskable_ppo",
+            "PPO with action masks",
+            _MASKABLE_PPO,
+            _ANY[1:],
+            (*_NETS, "ortho_init", "share_features_extractor"),
+            on_policy=True,
+            masks=True,
+        ),
+        AlgorithmInfo(
+            "recurrent_ppo", "PPO with an LSTM", _RECURRENT_PPO, _ANY, (*_ACTOR_CRITIC, *_LSTM), on_policy=True
+        ),
+        AlgorithmInfo("qrdqn", "Quantile Regression DQN", _QRDQN, ("Discrete",), (*_NETS, "n_quantiles"), False),
+        AlgorithmInfo(
+            "tqc", "Truncated Quantile Critics", _TQC, ("Box",), (*_CRITICS, "log_std_init", "n_quantiles"), False
+        ),
+        AlgorithmInfo("trpo", "Trust Region Policy Optimization", _TRPO, _ANY, _ACTOR_CRITIC, on_policy=True),
+    )
 }
 """Every algorithm by name."""

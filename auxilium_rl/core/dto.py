@@ -7,16 +7,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from auxilium_rl.core.states import RunState
 
 __all__ = [
+    "Action",
     "Checkpoint",
     "EnvironmentSource",
     "EnvironmentSpec",
     "GymClose",
     "MetricPoint",
+    "Normalize",
     "Run",
     "RunPage",
     "RunSpec",
@@ -49,6 +51,7 @@ class EnvironmentSource:
         observation_dim: length of a flat float32 observation; 0 where the environment itself says.
         action_dim: number of discrete actions; 0 where the environment itself says.
         max_steps: steps after which an episode is truncated; 0: no limit of ours.
+        min_lanes: ``attached:`` begins with as many lanes, and goes on down to as many; 0: as many as ``lanes``, or 1.
     """
 
     uri: str
@@ -57,6 +60,23 @@ class EnvironmentSource:
     observation_dim: int = 0
     action_dim: int = 0
     max_steps: int = 0
+    min_lanes: int = 0
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """Running normalisation of what the learner sees, by the names of SB3's ``VecNormalize``.
+
+    Attributes:
+        clip_obs, clip_reward: largest absolute normalised value.
+        norm_obs_keys: of Dict observations; empty: every leaf of floats.
+    """
+
+    norm_obs: bool = True
+    norm_reward: bool = True
+    clip_obs: float = 10.0
+    clip_reward: float = 10.0
+    norm_obs_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +88,9 @@ class RunSpec:
             (a linear schedule is ``"lin_3e-4"``).
         export_path: absolute file that the finished model is written to (``….zip``); empty: none.
         model_output_path: what the caller gave, with ``/`` for back-slashes; Act finds the run by it.
+        policy: ``MlpPolicy``, ``CnnPolicy`` or ``MultiInputPolicy``; empty: as the observations need it.
+        normalize: None: observations and rewards are learned from as they come.
+        frame_stack: how many of the last observations the policy sees; 1: the present one.
     """
 
     experiment_id: str
@@ -79,6 +102,9 @@ class RunSpec:
     model_output_path: str = ""
     export_path: str = ""
     checkpoint_freq: int = 10_000
+    policy: str = ""
+    normalize: Normalize | None = None
+    frame_stack: int = 1
 
     def to_json(self) -> Json:
         """A JSON object that ``from_json`` turns back into an equal spec."""
@@ -89,7 +115,9 @@ class RunSpec:
         """The spec that ``to_json`` made ``data`` of."""
         source = dict(data["environment"])
         source["gym_ids"] = tuple(source["gym_ids"])
-        return cls(**{**data, "environment": EnvironmentSource(**source)})
+        wish = data.get("normalize")
+        normalize = None if wish is None else Normalize(**{**wish, "norm_obs_keys": tuple(wish["norm_obs_keys"])})
+        return cls(**{**data, "environment": EnvironmentSource(**source), "normalize": normalize})
 
     def digest(self) -> str:
         """Sha256 over canonical JSON; equal for equal specs."""
@@ -130,6 +158,20 @@ class MetricPoint:
     value: float
     time: datetime
     id: int = 0
+
+
+class Action(NamedTuple):
+    """What a policy does.
+
+    Attributes:
+        number: a Discrete action, counted from 0; 0 for other spaces.
+        values: every element of an action that is not one Discrete number.
+        state: what the policy remembers of this episode, to come back with the next observation.
+    """
+
+    number: int
+    values: tuple[float, ...] = ()
+    state: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
+    "AttachForbidden",
+    "AttachRefused",
     "AuxiliumError",
     "ContractViolation",
     "Draining",
     "EnvironmentLost",
+    "ExperimentFull",
+    "ExperimentUnknown",
     "FieldViolation",
     "IdempotencyConflict",
     "InvalidRequest",
+    "LanesLost",
     "LeaseLost",
     "ModelCorrupt",
     "ModelNotReady",
@@ -118,6 +123,44 @@ class LeaseLost(AuxiliumError):
     """A worker wrote to a run that is no longer its own; it must stop writing."""
 
     reason = "LEASE_LOST"
+
+
+class AttachRefused(AuxiliumError):
+    """A simulator that dialled in cannot be attached; it should not try again as it is."""
+
+    reason = "ATTACH_REFUSED"
+
+
+class ExperimentUnknown(AttachRefused):
+    """No run waits for simulators of this experiment."""
+
+    reason = "EXPERIMENT_UNKNOWN"
+
+
+class ExperimentFull(AttachRefused):
+    """As many simulators as a run may have are attached to it."""
+
+    reason = "EXPERIMENT_FULL"
+
+
+class AttachForbidden(AttachRefused):
+    """A wrong token."""
+
+    reason = "ATTACH_FORBIDDEN"
+
+
+class LanesLost(AuxiliumError):
+    """Simulators are gone for good: what is left must go on with fewer lanes. Raised and caught in workers only.
+
+    Attributes:
+        lost: how many lanes.
+    """
+
+    reason = "LANES_LOST"
+
+    def __init__(self, message: str, lost: int) -> None:
+        super().__init__(message)
+        self.lost = lost
 
 
 class SimulatorError(AuxiliumError):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from auxilium_rl.core.catalogue import ALGORITHMS, NOT_SETTABLE, AlgorithmInfo, HyperparameterInfo
+from auxilium_rl.core.algorithm_info import AlgorithmInfo, HyperparameterInfo
+from auxilium_rl.core.catalogue import ALGORITHMS, NOT_SETTABLE
 from auxilium_rl.core.errors import FieldViolation, InvalidRequest
 from auxilium_rl.core.policy_kwargs import check_policy_kwargs
 
@@ -19,6 +20,7 @@ _TEXT_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"dqn": {"buffer_size": 50_000
 _RESERVED = ("gym_ids", "n_envs", "total_timesteps", "seed")
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _NONE = {"none", "null"}
+_NOISES = {"normal", "ornstein_uhlenbeck"}
 
 
 def parse_text(algorithm: str, values: Mapping[str, str], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def _parse(
         try:
             if name not in parsed:
                 raise _Refused(_unknown(name, info, reserved))
-            parsed[name] = _value(info[name], value)
+            parsed[name] = _value(info[name], value, info.policy_kwargs)
         except _Refused as refused:
             found.append(FieldViolation(f"hyperparameters.{name:.80}", str(refused)))
     if found:
@@ -73,7 +75,7 @@ def _unknown(name: str, info: AlgorithmInfo, reserved: tuple[str, ...]) -> str:
     return f"not a hyperparameter of {info.title}{hint}; accepted: {', '.join(names)}"
 
 
-def _value(info: HyperparameterInfo, given: Any) -> Any:
+def _value(info: HyperparameterInfo, given: Any, policy_kwargs: Sequence[str]) -> Any:
     """The JSON value of what was given, text or typed."""
     value = given.strip() if isinstance(given, str) else given
     if info.optional and (value is None or (isinstance(value, str) and value.lower() in _NONE)):
@@ -85,7 +87,18 @@ def _value(info: HyperparameterInfo, given: Any) -> Any:
             raise refused
         return _BOOLEANS[key]
     if info.kind == "policy_kwargs":
-        return _policy_kwargs(value, refused)
+        return _policy_kwargs(value, policy_kwargs, refused)
+    if info.kind == "action_noise":
+        return _action_noise(value, refused)
+    return _numeric(info, value, refused)
+
+
+def _numeric(info: HyperparameterInfo, value: Any, refused: _Refused) -> Any:
+    """A number, or one of the words that stand for one."""
+    if info.kind in {"ent_coef", "target_entropy"} and value == "auto":
+        return value
+    if info.kind == "ent_coef" and isinstance(value, str) and value.startswith("auto_"):
+        return f"auto_{_number(info, value.removeprefix('auto_'), refused)!r}"
     if info.kind == "train_freq":
         return _train_freq(info, value, refused)
     if info.kind == "schedule" and isinstance(value, str) and value.startswith("lin_"):
@@ -119,12 +132,22 @@ def _train_freq(info: HyperparameterInfo, value: Any, refused: _Refused) -> Any:
     return _number(info, value, refused)
 
 
-def _policy_kwargs(value: Any, refused: _Refused) -> Any:
+def _action_noise(value: Any, refused: _Refused) -> Any:
+    value = _json(value, refused) if isinstance(value, str) else value
+    if not isinstance(value, dict) or set(value) != {"type", "sigma"} or value["type"] not in _NOISES:
+        raise refused
+    sigma = value["sigma"]
+    if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not 0 < sigma < math.inf:
+        raise refused
+    return {"type": value["type"], "sigma": float(sigma)}
+
+
+def _policy_kwargs(value: Any, accepted: Sequence[str], refused: _Refused) -> Any:
     value = _json(value, refused) if isinstance(value, str) else value
     if not isinstance(value, dict):
         raise refused
     try:
-        return check_policy_kwargs(value)
+        return check_policy_kwargs(value, accepted)
     except ValueError as error:
         raise _Refused(f"{_shown(value)} given; {error}") from None
 
@@ -153,7 +176,8 @@ def check_together(algorithm: str, values: Mapping[str, Any], lanes: int) -> Non
         if not ok:
             found.append(FieldViolation(f"hyperparameters.{name}", description))
 
-    if algorithm == "ppo":
+    info = ALGORITHMS[algorithm]
+    if info.on_policy and "batch_size" in values:
         rollout = values["n_steps"] * lanes
         size = f"n_steps ({values['n_steps']}) x lanes ({lanes}) = {rollout}"
         require(
@@ -176,19 +200,26 @@ def check_together(algorithm: str, values: Mapping[str, Any], lanes: int) -> Non
             "n_steps",
             "one step in all given; more are accepted while normalize_advantage is true",
         )
-    if algorithm == "dqn":
-        _check_dqn(values, lanes, require)
+    if not info.on_policy:
+        _check_off_policy(values, lanes, require)
+    kwargs = values.get("policy_kwargs") or {}
+    require(
+        not (kwargs.get("shared_lstm") and kwargs.get("enable_critic_lstm", True)),
+        "policy_kwargs",
+        "shared_lstm given; it is accepted with enable_critic_lstm false",
+    )
     if found:
         raise InvalidRequest(*found)
 
 
-def _check_dqn(values: Mapping[str, Any], lanes: int, require: Any) -> None:
-    first, last = values["exploration_initial_eps"], values["exploration_final_eps"]
-    require(
-        last <= first,
-        "exploration_final_eps",
-        f"{last:g} given; at most exploration_initial_eps ({first:g}) is accepted",
-    )
+def _check_off_policy(values: Mapping[str, Any], lanes: int, require: Any) -> None:
+    if "exploration_final_eps" in values:
+        first, last = values["exploration_initial_eps"], values["exploration_final_eps"]
+        require(
+            last <= first,
+            "exploration_final_eps",
+            f"{last:g} given; at most exploration_initial_eps ({first:g}) is accepted",
+        )
     by_episode = isinstance(values["train_freq"], list) and values["train_freq"][1] == "episode"
     require(not by_episode or lanes == 1, "train_freq", f"episodes given; steps are accepted with {lanes} lanes")
     require(values["gradient_steps"] != 0, "gradient_steps", "0 given; -1, or at least 1, is accepted")

@@ -16,15 +16,18 @@ class LanePort(Protocol):
     """Environments that are stepped together; the learner's only way to a simulator.
 
     Attributes:
-        lanes: how many.
+        lanes: how many; fewer after it raised ``LanesLost``.
         observation_space, action_space: Discrete and MultiDiscrete counted from 0.
         mask_len: length of an action mask; 0: there is none.
     """
 
-    lanes: int
     observation_space: AnySpace
     action_space: AnySpace
     mask_len: int
+
+    @property
+    def lanes(self) -> int:
+        """See the attributes."""
 
     def reset(self, lanes: Sequence[int], seeds: Sequence[int | None]) -> Start:
         """Begin episodes on ``lanes``. A seed of None means: go on with the lane's own random stream.
@@ -33,6 +36,7 @@ class LanePort(Protocol):
             EnvironmentLost: the simulator cannot be reached within its time.
             SimulatorError: it answered with an error.
             ContractViolation: wrong length, NaN or infinity; names the lane and the index.
+            LanesLost: some lanes are gone for good; nothing was reset.
         """
 
     def step(self, actions: npt.NDArray[Any]) -> Transition:

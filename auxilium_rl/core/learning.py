@@ -7,22 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import structlog
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 
 from auxilium_rl.core.artifact import PolicyArtifact
+from auxilium_rl.core.compatibility import effective_algorithm, effective_policy
 from auxilium_rl.core.dto import Checkpoint, Run
 from auxilium_rl.core.engine import accelerate
-from auxilium_rl.core.errors import InvalidRequest, LeaseLost
+from auxilium_rl.core.errors import InvalidRequest, LanesLost, LeaseLost
 from auxilium_rl.core.hyperparameters import check_together
 from auxilium_rl.core.lanes import LanePort
 from auxilium_rl.core.ports import MetricStore, ModelStore, RunRegistry
 from auxilium_rl.core.run_callback import Control, EndedEarly, ProgressReporter, RunCallback
 from auxilium_rl.core.sb3_arguments import algorithm_class, sb3_arguments
 from auxilium_rl.core.states import RunState
-from auxilium_rl.core.vec_env import RemoteVecEnv
+from auxilium_rl.core.transplant import pending_timesteps, transplanted
+from auxilium_rl.core.wrappers import build_env, normalisation_json
 
 __all__ = ["Learner", "Outcome"]
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,11 +67,14 @@ class Learner:
         self._keep = checkpoint_keep
         self._tensorboard_dir = tensorboard_dir
         self._kept: list[Checkpoint] = []
+        self._lost_timesteps = 0
         self._check_lanes()
         self.model = self._build_model()
         report = accelerate(self.model)
         self._engine = report.name if not report.reason else f"{report.name}: {report.reason}"
-        self._artifact = PolicyArtifact(self.model, self._spec.algorithm)
+        if self.algorithm != self._spec.algorithm:
+            self._engine = f"{self.algorithm}, because the simulator has an action mask; {self._engine}"
+        self._artifact = PolicyArtifact(self.model, self.algorithm)
 
     def learn(self) -> Outcome:
         """Train to the end or until told otherwise; the final model is in the store when this returns.
@@ -89,7 +98,7 @@ class Learner:
         reporter.start()
         command = ""
         try:
-            self.model.learn(self._spec.total_timesteps, callback=callback)
+            self._learn_to_the_end(callback)
         except EndedEarly as early:
             command = early.command
         finally:
@@ -97,6 +106,31 @@ class Learner:
             reporter.close()
         self._save("periodic" if command == "interrupt" else "final")
         return Outcome(command, self.model.num_timesteps)
+
+    def _learn_to_the_end(self, callback: RunCallback) -> None:
+        """With fewer lanes, when some are gone for good and ``min_lanes`` are left."""
+        while True:
+            done = self.model.num_timesteps
+            try:
+                self.model.learn(self._spec.total_timesteps - done, callback=callback, reset_num_timesteps=not done)
+                return
+            except LanesLost as lost:
+                logger, discarded = self.model.logger, pending_timesteps(self.model)
+                self._lost_timesteps += discarded
+                _log.warning("going_on_with_fewer_lanes", reason=lost.message, discarded_timesteps=discarded)
+                self.model, self._engine = self._transplanted()
+                self.model.set_logger(logger)
+                logger.record("lanes/now", self._lanes.lanes)
+                logger.record("lanes/discarded_timesteps", self._lost_timesteps)
+
+    def _transplanted(self) -> tuple[BaseAlgorithm, str]:
+        """A model on the lanes that are left, with all that the one before had learned."""
+        check_together(self.algorithm, self._spec.hyperparameters, self._lanes.lanes)
+        old = self.model
+        new = transplanted(old, self._build_model)
+        report = accelerate(new)
+        self._artifact = PolicyArtifact(new, self.algorithm)
+        return new, report.name if not report.reason else f"{report.name}: {report.reason}"
 
     def export(self) -> str:
         """Write the final model where the caller asked for it; gives that path, empty when none was asked for."""
@@ -114,10 +148,14 @@ class Learner:
         check_together(self._spec.algorithm, self._spec.hyperparameters, self._lanes.lanes)
 
     def _build_model(self) -> BaseAlgorithm:
-        env = RemoteVecEnv(self._lanes, self._spec.environment.max_steps)
-        make: Callable[..., BaseAlgorithm] = algorithm_class(self._spec.algorithm)
-        arguments: dict[str, Any] = sb3_arguments(self._spec.algorithm, self._spec.hyperparameters)
-        return make("MlpPolicy", env, seed=self._spec.seed, device="cpu", **arguments)
+        spec = self._spec
+        self.algorithm = effective_algorithm(spec, self._lanes)
+        policy = effective_policy(spec, self._lanes.observation_space)
+        env = build_env(spec, self._lanes)
+        make: Callable[..., BaseAlgorithm] = algorithm_class(self.algorithm)
+        action_dim = int(np.prod(self._lanes.action_space.shape or ()))
+        arguments: dict[str, Any] = sb3_arguments(self.algorithm, spec.hyperparameters, action_dim)
+        return make(policy, env, seed=spec.seed, device="cpu", **arguments)
 
     def _begin(self) -> None:
         """After the first step: the initial weights are saved, then the run says that it runs."""
@@ -151,3 +189,6 @@ class Learner:
         self.model.save(folder / "model.zip")
         (folder / "policy.onnx").write_bytes(self._artifact.graph())
         (folder / "policy.json").write_text(self._artifact.description())
+        scaling = self.model.get_vec_normalize_env()
+        if scaling is not None:
+            (folder / "vecnormalize.json").write_text(normalisation_json(scaling))

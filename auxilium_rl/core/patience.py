@@ -22,6 +22,8 @@ _log = structlog.get_logger(__name__)
 class RunPatience:
     """A ``Patience`` that makes the run WAITING and RUNNING again, and obeys commands meanwhile.
 
+    Several threads may wait, each for its own simulator; the run is WAITING while one of them does.
+
     Args:
         limit: seconds after which waiting is given up; 0: never.
     """
@@ -29,21 +31,22 @@ class RunPatience:
     def __init__(self, run: Run, registry: RunRegistry, control: Control, limit: float) -> None:
         self._run, self._registry, self._control, self._limit = run, registry, control, limit
         self._turn = threading.Event()
+        self._lock = threading.Lock()
+        self._waiting = 0
         self._was_running = False
-        self._since = 0.0
 
     def waiting(self, reason: str) -> Callable[[], None]:
         """See ``Patience``. What it gives raises EndedEarly, LeaseLost, or EnvironmentLost after the limit."""
-        self._since = time.monotonic()
-        self._was_running = self._registry.get(self._run.run_id).state == RunState.RUNNING
+        since = time.monotonic()
         _log.warning("run_waiting", reason=reason)
-        if not self._registry.transition(
-            self._run.run_id, RunState.WAITING, epoch=self._run.lease_epoch, reason=reason
-        ):
-            _log.info("waiting_not_written")
+        with self._lock:
+            self._waiting += 1
+            if self._waiting == 1:
+                self._was_running = self._registry.get(self._run.run_id).state == RunState.RUNNING
+                self._enter(RunState.WAITING, reason)
 
         def check() -> None:
-            waited = time.monotonic() - self._since
+            waited = time.monotonic() - since
             if self._limit and waited > self._limit:
                 raise EnvironmentLost(f"{reason}; given up after {waited:.1f} s (SIM_WAIT_LIMIT)")
             self._obey()
@@ -52,9 +55,15 @@ class RunPatience:
 
     def resumed(self) -> None:
         """See ``Patience``."""
-        _log.info("run_resumed", waited=round(time.monotonic() - self._since, 3))
-        if self._was_running:
-            self._registry.transition(self._run.run_id, RunState.RUNNING, epoch=self._run.lease_epoch)
+        _log.info("run_resumed")
+        with self._lock:
+            self._waiting -= 1
+            if not self._waiting and self._was_running:
+                self._enter(RunState.RUNNING)
+
+    def _enter(self, state: RunState, reason: str = "") -> None:
+        if not self._registry.transition(self._run.run_id, state, epoch=self._run.lease_epoch, reason=reason):
+            _log.info("state_not_written", state=str(state))
 
     def pause(self, seconds: float) -> None:
         """See ``Patience``."""

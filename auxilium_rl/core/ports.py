@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from auxilium_rl.core.dto import Checkpoint, EnvironmentSpec, GymClose, MetricPoint, Run, RunPage, RunSpec
+from auxilium_rl.core.attachments import AttachedInfo, Introduction
+from auxilium_rl.core.dto import Action, Checkpoint, EnvironmentSpec, GymClose, MetricPoint, Run, RunPage, RunSpec
 from auxilium_rl.core.states import RunState
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "MetricStore",
     "ModelStore",
     "RunRegistry",
+    "SimulatorGateway",
+    "SimulatorStream",
     "WorkerExit",
 ]
 
@@ -188,10 +191,44 @@ class Executor(Protocol):
         """Kill what runs and give back every resource."""
 
 
+class SimulatorStream(Protocol):
+    """The stream of a simulator that dialled in; its messages are opaque."""
+
+    def requests(self) -> Iterator[bytes]:
+        """What is asked of it, until the stream ends."""
+
+    def deliver(self, data: bytes) -> None:
+        """An answer of the simulator."""
+
+    def left(self) -> None:
+        """The stream has ended; the simulator's lease begins. May come twice."""
+
+
+class SimulatorGateway(Protocol):
+    """Where simulators that dial in find their runs."""
+
+    def attach(self, intro: Introduction, token: bytes, close_stream: Callable[[], None]) -> SimulatorStream:
+        """Take a simulator in, or back. Raises AttachRefused and its kinds."""
+
+    def simulators(self, run_id: str) -> Sequence[AttachedInfo]:
+        """Who is attached to a run."""
+
+
 class ActionModel(Protocol):
     """A loaded policy that answers single observations."""
 
     observation_dim: int
 
-    def act(self, observation: Sequence[float]) -> int:
-        """The deterministic action for one observation of ``observation_dim`` finite numbers."""
+    def act(
+        self, observation: Sequence[float], state: bytes = b"", mask: Sequence[bool] = (), keys: Sequence[str] = ()
+    ) -> Action:
+        """The deterministic action for one observation of ``observation_dim`` finite numbers.
+
+        Args:
+            state: of the answer before; empty: an episode begins.
+            mask: the legal actions; empty: all.
+            keys: of a Dict, its leaves in the order given; empty: in the simulator's order.
+
+        Raises:
+            InvalidRequest: a number, state or mask that this policy cannot take.
+        """

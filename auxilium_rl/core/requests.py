@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
-from auxilium_rl.core.dto import EnvironmentSource, EnvironmentSpec, RunSpec
+from auxilium_rl.core.dto import EnvironmentSource, EnvironmentSpec, Normalize, RunSpec
 from auxilium_rl.core.errors import FieldViolation, InvalidRequest
 from auxilium_rl.core.hyperparameters import ALGORITHMS, check_together, parse_text, parse_typed
 
@@ -17,6 +19,7 @@ _MAX_SEED = 2**31 - 1
 _MAX_TIMESTEPS = 10**12
 _MAX_LANES = 1024
 _MAX_ID = 512
+_MAX_STACK = 64
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class StartRequest:
 
     Attributes:
         text: the hyperparameters are text (``policy_trainer``), with ``gym_ids``, ``n_envs``, ``total_timesteps``,
-            ``seed`` and ``checkpoint_freq`` among them; else typed values (``auxilium.v1``).
+            ``seed``, ``checkpoint_freq``, ``policy``, ``normalize`` and ``frame_stack`` among them; else typed values
+            (``auxilium.v1``).
         seed: None: draw one.
         environment: as given; empty uri, no gym ids and zeros where nothing was said.
     """
@@ -56,6 +60,9 @@ class StartRequest:
     model_output_path: str = ""
     environment: EnvironmentSource = field(default_factory=lambda: EnvironmentSource("", lanes=0))
     checkpoint_freq: int = 0
+    policy: str = ""
+    normalize: Normalize | None = None
+    frame_stack: int = 0
     text: bool = False
 
 
@@ -110,6 +117,9 @@ class _Reserved(NamedTuple):
     lanes: int
     gym_ids: tuple[str, ...]
     checkpoint_freq: int
+    policy: str
+    normalize: Normalize | None
+    frame_stack: int
 
 
 class _Collector:
@@ -156,12 +166,14 @@ def build_spec(
         f"'{request.algorithm}' given; {', '.join(sorted(ALGORITHMS))} are accepted",
     )
     values = dict(request.hyperparameters)
-    total, seed, lanes_given, gym_ids, checkpoint_freq = _take_reserved(found, request, values)
+    reserved = _take_reserved(found, request, values)
+    total, seed, lanes_given, gym_ids, checkpoint_freq = reserved[:5]
     found.require(
         0 < total <= _MAX_TIMESTEPS, "total_timesteps", f"{total} given; 1 to {_MAX_TIMESTEPS} timesteps are accepted"
     )
     found.require(seed is None or 0 <= seed <= _MAX_SEED, "seed", f"{seed} given; 0 to {_MAX_SEED} is accepted")
     found.require(checkpoint_freq >= 0, "checkpoint_freq", f"{checkpoint_freq} given; 0 or more is accepted")
+    _check_view(found, reserved)
     source = found.check(lambda: _resolve_source(request.environment, gym_ids, lanes_given, defaults, negotiated))
     parse = parse_text if request.text else parse_typed
     parsed = (
@@ -184,7 +196,31 @@ def build_spec(
         model_output_path=path,
         export_path=export_path,
         checkpoint_freq=checkpoint_freq or defaults.checkpoint_freq,
+        policy=reserved.policy,
+        normalize=reserved.normalize,
+        frame_stack=max(reserved.frame_stack, 1),
     )
+
+
+def _check_view(found: _Collector, given: _Reserved) -> None:
+    """What the policy is, and what it sees of an observation."""
+    accepted = [f"{kind}{memory}Policy" for memory in ("", "Lstm") for kind in ("Mlp", "Cnn", "MultiInput")]
+    found.require(
+        not given.policy or given.policy in accepted,
+        "policy",
+        f"'{given.policy:.40}' given; {', '.join(accepted[:3])} are accepted, or empty: as the observations need it",
+    )
+    found.require(
+        0 <= given.frame_stack <= _MAX_STACK,
+        "frame_stack",
+        f"{given.frame_stack} given; 0 to {_MAX_STACK} is accepted",
+    )
+    if given.normalize is not None:
+        for name in ("clip_obs", "clip_reward"):
+            value = getattr(given.normalize, name)
+            found.require(
+                0 < value < math.inf, f"normalize.{name}", f"{value} given; a finite number above 0 is accepted"
+            )
 
 
 def _check_name(found: _Collector, name: str, value: str) -> None:
@@ -198,7 +234,8 @@ def _take_reserved(found: _Collector, request: StartRequest, values: dict[str, A
     if not request.text:
         gym_ids = found.check(lambda: _checked_gym_ids(request.environment.gym_ids, "environment.gym_ids"))
         given = request.environment.lanes
-        return _Reserved(request.total_timesteps, request.seed, given, gym_ids or (), request.checkpoint_freq)
+        view = (request.policy, request.normalize, request.frame_stack)
+        return _Reserved(request.total_timesteps, request.seed, given, gym_ids or (), request.checkpoint_freq, *view)
     total = _either(found, values, "total_timesteps", request.total_timesteps)
     seed = _either(found, values, "seed", request.seed or 0)
     checkpoint_freq = _either(found, values, "checkpoint_freq", request.checkpoint_freq)
@@ -206,7 +243,35 @@ def _take_reserved(found: _Collector, request: StartRequest, values: dict[str, A
     found.require(lanes is None or lanes > 0, "hyperparameters.n_envs", f"{lanes} given; at least 1 is accepted")
     text = values.pop("gym_ids", None)
     gym_ids = () if text is None else found.check(lambda: parse_gym_ids(text))
-    return _Reserved(total, seed, lanes or 0, gym_ids or (), checkpoint_freq)
+    frame_stack = _integer(found, values, "frame_stack") or 0
+    normalize = found.check(lambda: _normalize_in(values.pop("normalize", "")))
+    policy = str(values.pop("policy", "")).strip()
+    return _Reserved(total, seed, lanes or 0, gym_ids or (), checkpoint_freq, policy, normalize, frame_stack)
+
+
+def _normalize_in(text: str) -> Normalize | None:
+    """``true``, ``false``, or a JSON object of Normalize's fields."""
+    name, accepted = "hyperparameters.normalize", [field.name for field in fields(Normalize)]
+    try:
+        plain = str(text).strip()
+        value = json.loads(plain.lower() if plain.lower() in {"true", "false"} else plain or "false")
+    except (ValueError, RecursionError):
+        value = None
+    if isinstance(value, bool):
+        return Normalize() if value else None
+    if not isinstance(value, dict) or not set(value) <= set(accepted):
+        raise InvalidRequest.of(name, f"{text!r:.80} given; true, false or a JSON object of {', '.join(accepted)} is")
+    keys = value.get("norm_obs_keys", [])
+    numbers = [value.get("clip_obs", 1), value.get("clip_reward", 1)]
+    flags = [value.get("norm_obs", True), value.get("norm_reward", True)]
+    if (
+        not isinstance(keys, list)
+        or not all(isinstance(key, str) for key in keys)
+        or not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in numbers)
+        or not all(isinstance(flag, bool) for flag in flags)
+    ):
+        raise InvalidRequest.of(name, f"{text!r:.80} given; norm_obs and norm_reward are true or false, clips numbers")
+    return Normalize(**{**value, "norm_obs_keys": tuple(keys)})
 
 
 def _integer(found: _Collector, values: dict[str, Any], name: str) -> int | None:
@@ -263,15 +328,24 @@ def _resolve_source(
         f"{lanes} given, but {len(gym_ids)} gym ids; give one gym id for each lane",
     )
     found.require(lanes <= _MAX_LANES, "lanes", f"{lanes} given; at most {_MAX_LANES} are accepted")
-    remote = uri.startswith(("grpc://", "unix://"))
     found.require(
-        remote or uri == "adapter" or not gym_ids,
+        uri.startswith("grpc://") or uri == "adapter" or not gym_ids,
         "environment.gym_ids",
         f"given, but '{uri}' has no gym ids; use grpc://host:port",
     )
-    for name in ("observation_dim", "action_dim", "max_steps", "lanes"):
+    for name in ("observation_dim", "action_dim", "max_steps", "lanes", "min_lanes"):
         value = getattr(given, name)
         found.require(value >= 0, f"environment.{name}", f"{value} given; 0 (the default) or more is accepted")
+    found.require(
+        given.min_lanes <= 0 or uri.startswith("attached:"),
+        "environment.min_lanes",
+        f"{given.min_lanes} given, but '{uri}' does not gather simulators; use attached:<experiment id>",
+    )
+    found.require(
+        not lanes or given.min_lanes <= lanes,
+        "environment.min_lanes",
+        f"{given.min_lanes} given; at most lanes ({lanes}) is accepted",
+    )
     told = uri in {"fake", "adapter"} or bool(gym_ids)  # the caller says the shape, or else the environment itself
     for name in ("observation_dim", "action_dim"):
         value = getattr(given, name)
@@ -291,6 +365,7 @@ def _resolve_source(
         max_steps=given.max_steps
         or (negotiated.max_steps if negotiated else 0)
         or (defaults.environment.max_steps if told else 0),
+        min_lanes=given.min_lanes or (lanes or 1 if uri.startswith("attached:") else 0),
     )
 
 

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from stable_baselines3 import A2C, DQN, PPO
+import numpy as np
+from sb3_contrib import QRDQN, TQC, TRPO, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
+from auxilium_rl.core.catalogue import ALGORITHMS
+
 __all__ = ["algorithm_class", "sb3_arguments"]
 
-_CLASSES: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
+_CLASSES: dict[str, type[BaseAlgorithm]] = {
+    "ppo": PPO,
+    "a2c": A2C,
+    "dqn": DQN,
+    "sac": SAC,
+    "td3": TD3,
+    "ddpg": DDPG,
+    "maskable_ppo": MaskablePPO,
+    "recurrent_ppo": RecurrentPPO,
+    "qrdqn": QRDQN,
+    "tqc": TQC,
+    "trpo": TRPO,
+}
+_NOISES: dict[str, Callable[..., ActionNoise]] = {
+    "normal": NormalActionNoise,
+    "ornstein_uhlenbeck": OrnsteinUhlenbeckActionNoise,
+}
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
@@ -28,26 +49,32 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
     return _CLASSES[name]
 
 
-def sb3_arguments(algorithm: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of the algorithm's class, without policy, env, seed and device."""
-    arguments = {name: _argument(value) for name, value in values.items()}
+def sb3_arguments(algorithm: str, values: Mapping[str, Any], action_dim: int = 0) -> dict[str, Any]:
+    """Keyword arguments of the algorithm's class, without policy, env, seed and device.
+
+    Args:
+        action_dim: length of an action, for action noise.
+    """
+    accepted = ALGORITHMS[algorithm].names
+    arguments = {name: _argument(name, value) for name, value in values.items() if name in accepted}
     if isinstance(arguments.get("train_freq"), list):
         arguments["train_freq"] = tuple(arguments["train_freq"])
     if arguments.get("policy_kwargs") is not None:
-        arguments["policy_kwargs"] = _policy_kwargs(algorithm, arguments["policy_kwargs"])
+        arguments["policy_kwargs"] = _policy_kwargs(arguments["policy_kwargs"])
+    noise = arguments.get("action_noise")
+    if noise is not None:
+        arguments["action_noise"] = _NOISES[noise["type"]](np.zeros(action_dim), np.full(action_dim, noise["sigma"]))
     return arguments
 
 
-def _argument(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith("lin_"):
+def _argument(name: str, value: Any) -> Any:
+    if name != "ent_coef" and isinstance(value, str) and value.startswith("lin_"):
         return LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0)
     return value
 
 
-def _policy_kwargs(algorithm: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _policy_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
     kwargs = dict(given)
     if "activation_fn" in kwargs:
         kwargs["activation_fn"] = _ACTIVATIONS[kwargs["activation_fn"]]
-    if algorithm == "dqn":
-        kwargs.pop("ortho_init", None)
     return kwargs

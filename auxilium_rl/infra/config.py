@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     sim_fast_lane: bool = Field(True, description="Take the fast lane that a simulator offers.")
     sim_fast_lane_anywhere: bool = Field(False, description="Fast lanes over TCP may leave this machine, unencrypted.")
     sim_unix_dir: Path | None = Field(None, description="Folder of Unix sockets that runs may name (unix:///path).")
+    attach_token: SecretStr | None = Field(None, description="What simulators that dial in must show; unset: nothing.")
+    max_attached_simulators: int = Field(64, ge=1, description="Simulators attached to one run, spares included.")
+    max_attached_streams: int = Field(128, ge=1, le=4096, description="Simulators attached at once, over all runs.")
     default_env: str = Field("fake", description="Environment of runs that name none: fake, gym:<id> or grpc.")
     gym_env_ids: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Gymnasium ids allowed beside those Gymnasium ships, with commas between."
@@ -152,6 +155,7 @@ class Settings(BaseSettings):
         """JSON that ``from_worker`` reads in a worker; holds the database's password, so it travels by pipe only."""
         data = self.model_dump(mode="json")
         data["database_url"] = self.sql_url
+        data.pop("attach_token")  # the server's alone
         return json.dumps(data)
 
     @classmethod

@@ -16,7 +16,9 @@ from auxilium_rl.infra.config import Settings
 from auxilium_rl.infra.external_env_adapter import AdapterLanes, ExternalEnvAdapter, FakeExternalEnvAdapter
 from auxilium_rl.infra.gymnasium_lanes import CheckedGymLanes
 from auxilium_rl.infra.session.connection import Connection
+from auxilium_rl.infra.session.group import GatewayAddress, open_attached
 from auxilium_rl.infra.session.lanes import SessionLanes
+from auxilium_rl.infra.session.links import StreamLink
 from auxilium_rl.infra.unary_simulator import UnarySimulator, await_ready, open_channel
 from auxilium_rl.wire.contract import GENERATION
 from auxilium_rl.wire.spaces import UnsupportedSpace
@@ -33,6 +35,7 @@ def open_lanes(
     patience: Patience,
     factory: AdapterFactory | None = None,
     experiment_id: str = "",
+    gateway: GatewayAddress | None = None,
 ) -> LanePort:
     """Open the lanes of a run.
 
@@ -43,17 +46,23 @@ def open_lanes(
         ContractViolation: its contract cannot be trained on.
     """
     scheme, _, rest = source.uri.partition(":")
-    if scheme in {"grpc", "unix"} and source.gym_ids:
-        return _unary(source, settings)
     if scheme in {"grpc", "unix"}:
-        return _session(source, settings, patience, experiment_id)
+        return _unary(source, settings) if source.gym_ids else _session(source, settings, patience, experiment_id)
+    if scheme == "attached" and gateway is not None:
+        return open_attached(source, settings, patience, gateway)
+    if scheme == "dm_env_rpc":
+        return _dm_env_rpc(rest.removeprefix("//"), source.lanes, settings)
     if scheme == "gym":
         return _gym_lanes(rest, source.lanes, settings)
+    return _in_process(source, factory)
+
+
+def _in_process(source: EnvironmentSource, factory: AdapterFactory | None) -> LanePort:
+    shape = (source.observation_dim, source.action_dim)
     if source.uri == "adapter" and factory is not None:
         names = source.gym_ids or tuple(f"lane-{n}" for n in range(source.lanes))
-        return AdapterLanes([_adapt(factory, name) for name in names], source.observation_dim, source.action_dim)
+        return AdapterLanes([_adapt(factory, name) for name in names], *shape)
     if source.uri == "fake":
-        shape = (source.observation_dim, source.action_dim)
         return AdapterLanes([FakeExternalEnvAdapter(*shape, source.max_steps) for _ in range(source.lanes)], *shape)
     raise InvalidRequest.of("environment", f"{source.uri!r} cannot be opened here")
 
@@ -78,7 +87,7 @@ def _session(source: EnvironmentSource, settings: Settings, patience: Patience, 
     _describe(channel, address, settings.sim_connect_timeout)
     connection = Connection(
         address,
-        channel,
+        lambda: StreamLink(channel),
         patience,
         connect_timeout=settings.sim_connect_timeout,
         fast_lane=settings.sim_fast_lane,
@@ -126,6 +135,24 @@ def _adapt(factory: AdapterFactory, gym_id: str) -> ExternalEnvAdapter:
     except TypeError:
         return factory()
     return factory(gym_id)
+
+
+def _dm_env_rpc(address: str, lanes: int, settings: Settings) -> LanePort:
+    from auxilium_rl.infra.dm_env_rpc_lanes import DmEnvRpc
+
+    channel = open_channel(address)
+    await_ready(channel, address, settings.sim_connect_timeout)
+
+    def make() -> DmEnvRpc:
+        return DmEnvRpc(
+            address,
+            channel,
+            connect_timeout=settings.sim_connect_timeout,
+            step_timeout=settings.sim_step_timeout,
+            reset_timeout=settings.sim_reset_timeout,
+        )
+
+    return CheckedGymLanes(make, lanes)
 
 
 def _gym_lanes(env_id: str, lanes: int, settings: Settings) -> LanePort:

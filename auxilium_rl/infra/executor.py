@@ -55,6 +55,7 @@ class LocalExecutor:
         logs_dir: each run's ``worker.log`` lies in ``<logs_dir>/<run_id>/``.
         torch_threads: threads that torch and OpenMP may use in a worker.
         adapter_factory: an embedding program's factory, pickled by value by that program itself; empty: none.
+        gateway: address and secret of the socket on which workers find simulators that dialled in.
         fork: take workers from a warm parent; default: where the system can.
     """
 
@@ -65,12 +66,14 @@ class LocalExecutor:
         *,
         torch_threads: int = 1,
         adapter_factory: bytes = b"",
+        gateway: tuple[str, str] = ("", ""),
         fork: bool | None = None,
     ) -> None:
         self._settings_json = settings_json
         self._logs_dir = logs_dir
         self._torch_threads = torch_threads
         self._adapter_factory = adapter_factory
+        self._gateway = gateway
         self._fork = (hasattr(os, "fork") and hasattr(socket, "send_fds")) if fork is None else fork
         self._lock = threading.Lock()
         self._workers: dict[str, _Worker] = {}
@@ -137,6 +140,7 @@ class LocalExecutor:
             "run_id": run.run_id,
             "epoch": run.lease_epoch,
             "settings": self._settings_json,
+            "gateway": self._gateway,
             "adapter_factory": base64.b64encode(self._adapter_factory).decode(),
         }
 
@@ -243,5 +247,5 @@ def log_tail(path: Path, size: int = _LOG_TAIL_BYTES) -> str:
     except FileNotFoundError:
         return ""
     if len(data) == size:
-        data = data.partition(b"\n")[2]
+        data = data.partition(b"\n")[2] or data  # one line may be longer than all that is shown
     return data.decode(errors="replace")

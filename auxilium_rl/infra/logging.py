@@ -10,6 +10,10 @@ import structlog
 __all__ = ["configure_logging"]
 
 
+# Without the frames' variables: there are secrets among them.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
+
 def configure_logging(level: str = "INFO", output: str = "auto") -> None:
     """Send structlog's events to standard error.
 
@@ -21,7 +25,7 @@ def configure_logging(level: str = "INFO", output: str = "auto") -> None:
     rendering: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer()]
         if console
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        else [_TRACEBACKS, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[

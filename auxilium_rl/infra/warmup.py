@@ -22,6 +22,7 @@ def warm_up() -> None:
     from auxilium_rl.infra.external_env_adapter import AdapterLanes, FakeExternalEnvAdapter
 
     torch.set_num_threads(1)
+    importlib.import_module("auxilium_rl.infra.session.lanes")
     importlib.import_module("auxilium_rl.infra.worker")
     tiny: dict[str, dict[str, Any]] = {
         "ppo": {"n_steps": 8, "batch_size": 8, "n_epochs": 1},

@@ -29,6 +29,7 @@ from auxilium_rl.infra.environments import open_lanes
 from auxilium_rl.infra.executor import log_tail
 from auxilium_rl.infra.logging import configure_logging
 from auxilium_rl.infra.model_store import ModelStore
+from auxilium_rl.infra.session.group import GatewayAddress
 from auxilium_rl.infra.sql.database import open_database
 from auxilium_rl.infra.sql.metrics import SqlMetricStore
 from auxilium_rl.infra.sql.registry import SqlRunRegistry
@@ -48,6 +49,7 @@ class _Worker:
     metrics: SqlMetricStore
     control: Control
     factory: Callable[..., Any] | None
+    gateway: GatewayAddress
 
     def work(self) -> int:
         """Train, then write what the run came to; gives the exit code."""
@@ -68,7 +70,7 @@ class _Worker:
         store = ModelStore(settings.models_folder, settings.checkpoint_folder, export_root=settings.export_root)
         patience = RunPatience(self.run, self.registry, self.control, settings.sim_wait_limit)
         try:
-            lanes = open_lanes(spec.environment, settings, patience, self.factory, spec.experiment_id)
+            lanes = open_lanes(spec.environment, settings, patience, self.factory, spec.experiment_id, self.gateway)
         except EndedEarly as early:  # told to end while it waited for a simulator
             return _ending(early.command, 0, spec.total_timesteps, "")
         try:
@@ -138,7 +140,9 @@ def main() -> int:
     if run.stop_requested:
         control.tell("stop_now" if run.stop_requested == "immediate" else "stop")
     _set_threads(settings.worker_torch_threads)
-    return _Worker(run, settings, registry, SqlMetricStore(engine), control, _factory(job["adapter_factory"])).work()
+    gateway = GatewayAddress(job["gateway"][0], job["gateway"][1], run.run_id)
+    factory = _factory(job["adapter_factory"])
+    return _Worker(run, settings, registry, SqlMetricStore(engine), control, factory, gateway).work()
 
 
 def _factory(encoded: str) -> Callable[..., Any] | None:

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import grpc
 import gymnasium
 import numpy as np
 
-from auxilium_rl import __version__
+from auxilium_rl.simulator.describing import EnvironmentFactory, contract_of, maker_of
 from auxilium_rl.simulator.fast_lane import FastLaneServer
 from auxilium_rl.simulator.servicer import environment_service
 from auxilium_rl.simulator.session import SessionHost
 from auxilium_rl.wire.call_pool import CallPool
 from auxilium_rl.wire.contract import Contract
+from auxilium_rl.wire.frames import MAX_FRAME
 from auxilium_rl.wire.gym_lanes import GymLanes
 from generated import simulation_pb2, simulation_pb2_grpc
 
-__all__ = ["EnvironmentServer", "contract_of"]
+__all__ = ["EnvironmentServer"]
 
-EnvironmentFactory = Callable[[], "gymnasium.Env[Any, Any]"]
+_OPTIONS = [
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_FRAME),
+    ("grpc.max_send_message_length", MAX_FRAME),
+    # A trainer whose machine vanished says no farewell; without this it would hold the lanes for hours.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+]
 
 
 class _Gym:
@@ -78,9 +86,7 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
         lease: float = 60.0,
         version: str = "",
     ) -> None:
-        self._make: EnvironmentFactory = (
-            partial(gymnasium.make, env, disable_env_checker=True) if isinstance(env, str) else env
-        )
+        self._make = maker_of(env)
         if not gym_ids or "" in gym_ids or len(set(gym_ids)) != len(gym_ids):
             raise ValueError(f"gym ids {list(gym_ids)}: at least one is needed, and each must be unique and not empty")
         self._gyms = {gym_id: _Gym() for gym_id in gym_ids}
@@ -122,7 +128,7 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
         """Begin to answer; gives the port. Raises OSError when the port is taken."""
         server = grpc.server(
             self._workers,
-            options=[("grpc.so_reuseport", 0)],
+            options=_OPTIONS,
         )
         if self.observation_dim:
             simulation_pb2_grpc.add_SimulationServiceServicer_to_server(self, server)
@@ -224,28 +230,6 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
 def _refuse(context: grpc.ServicerContext, code: grpc.StatusCode, message: str) -> NoReturn:
     context.abort(code, message)
     raise AssertionError("abort returned")
-
-
-def contract_of(make: EnvironmentFactory, lanes: int, version: str = "") -> Contract:
-    """What ``simulation.v2`` says of an environment. Raises UnsupportedSpace."""
-    probe = GymLanes(make, 1)
-    try:
-        spec = probe.spec
-        return Contract(
-            env_id=spec.id if spec is not None else type(make).__name__,
-            observation=probe.native_observation,
-            action=probe.native_action,
-            lanes=lanes,
-            mask_len=probe.mask_len,
-            max_episode_steps=(spec.max_episode_steps or 0) if spec is not None else 0,
-            deterministic=not spec.nondeterministic if spec is not None else False,
-            capabilities=("final_obs", "partial_reset", "resume", *(("mask",) if probe.mask_len else ())),
-            component="auxilium-rl",
-            version=version or __version__,
-            language="python",
-        )
-    finally:
-        probe.close()
 
 
 def _flat_shape(contract: Contract) -> tuple[int, int, int]:

@@ -44,7 +44,9 @@ def _answers(host: SessionHost, requests: Iterator[bytes], context: grpc.Service
     connection = object()
     session, answer = host.open(hello_in(first), connection)
     # Runs also when the stream breaks while this generator waits for the next request.
-    context.add_callback(lambda: session.leave(connection))
+    if not context.add_callback(lambda: session.leave(connection)):
+        session.leave(connection)  # it broke while the environments were made
+        return
     yield answer
     for request in requests:
         yield session.handle(request, connection)

@@ -36,9 +36,9 @@ class SessionRefused(Exception):
 class Session:
     """One trainer's use of the lanes."""
 
-    def __init__(self, lanes: GymLanes, contract: Contract) -> None:
-        self.session_id = secrets.token_hex(8)
-        self.resume_token = secrets.token_bytes(16)
+    def __init__(self, lanes: GymLanes, contract: Contract, session_id: str = "", resume_token: bytes = b"") -> None:
+        self.session_id = session_id or secrets.token_hex(8)
+        self.resume_token = resume_token or secrets.token_bytes(16)
         self.last_seq = 0
         self.closed = False
         self._answer = b""
@@ -59,17 +59,18 @@ class Session:
         and ``ping`` have seq 0 and are never remembered.
 
         Raises:
-            SessionRefused: not a ToEnv; another connection took the session over; a second hello.
+            SessionRefused: not a ToEnv; another connection took the session over.
         """
         try:
             message = pb.ToEnv.FromString(data)
         except DecodeError as error:
             raise SessionRefused(grpc.StatusCode.INVALID_ARGUMENT, f"not a simulation.v2.ToEnv: {error}") from error
+        if message.seq == 0:
+            # Not under the lock: a ping on the stream is answered while a long step runs on the fast lane.
+            self._check_connection(connection)
+            return _unnumbered(message)
         with self._lock:
-            if connection not in self._connections:
-                raise SessionRefused(grpc.StatusCode.ABORTED, "another connection has taken this session over")
-            if message.seq == 0:
-                return self._unnumbered(message)
+            self._check_connection(connection)
             if message.seq == self.last_seq:
                 return self._answer
             if message.seq != self.last_seq + 1:
@@ -113,12 +114,9 @@ class Session:
             self.closed = True
             self._requests.close()
 
-    def _unnumbered(self, message: pb.ToEnv) -> bytes:
-        if message.WhichOneof("kind") == "ping":
-            return pb.FromEnv(pong=pb.Pong()).SerializeToString()
-        raise SessionRefused(
-            grpc.StatusCode.INVALID_ARGUMENT, f"seq 0 with {message.WhichOneof('kind')}: only ping may come so here"
-        )
+    def _check_connection(self, connection: object) -> None:
+        if connection not in self._connections:
+            raise SessionRefused(grpc.StatusCode.ABORTED, "another connection has taken this session over")
 
     def _execute(self, message: pb.ToEnv) -> pb.FromEnv:
         if self.closed:
@@ -141,8 +139,20 @@ class Session:
             self._end()
             return pb.FromEnv(closed=pb.Closed(message=message.close.reason))
         raise RequestRefused(
-            pb.ERROR_CODE_UNSUPPORTED, f"{kind or 'nothing'} given; this simulator takes reset, step, close and ping"
+            pb.ERROR_CODE_UNSUPPORTED,
+            f"{kind or 'nothing'} given; this simulator takes reset, step, close, and ping with seq 0",
         )
+
+
+def _unnumbered(message: pb.ToEnv) -> bytes:
+    """The answer to a request with seq 0."""
+    kind = message.WhichOneof("kind")
+    if kind == "ping":
+        return pb.FromEnv(pong=pb.Pong()).SerializeToString()
+    text = f"seq: 0 given with {kind or 'nothing'}; {kind or 'a request'} is counted from 1"
+    if kind == "hello":
+        text = "a second hello came; one begins a connection"
+    return _error(0, pb.ERROR_CODE_INVALID_REQUEST, text).SerializeToString()
 
 
 def _error(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from google.protobuf import json_format, struct_pb2, timestamp_pb2
 
-from auxilium_rl.core.dto import Checkpoint, EnvironmentSource, MetricPoint, Run
+from auxilium_rl.core.algorithm_info import AlgorithmInfo
+from auxilium_rl.core.attachments import AttachedInfo
+from auxilium_rl.core.dto import Checkpoint, EnvironmentSource, MetricPoint, Normalize, Run
 from auxilium_rl.core.errors import InvalidRequest
-from auxilium_rl.core.hyperparameters import AlgorithmInfo
 from auxilium_rl.core.requests import StartRequest
 from auxilium_rl.core.states import ACTIVE, RunState
 from generated.auxilium.v1 import runs_pb2 as pb
@@ -28,10 +31,27 @@ def start_request(message: pb.StartRunRequest) -> StartRequest:
         hyperparameters=_values(message.hyperparameters),
         model_output_path=message.model_output_path,
         environment=EnvironmentSource(
-            env.uri, env.lanes, tuple(env.gym_ids), env.observation_dim, env.action_dim, env.max_steps
+            env.uri, env.lanes, tuple(env.gym_ids), env.observation_dim, env.action_dim, env.max_steps, env.min_lanes
         ),
         checkpoint_freq=message.checkpoint_freq,
+        policy=message.policy,
+        normalize=_normalize(message.normalize) if message.HasField("normalize") else None,
+        frame_stack=message.frame_stack,
     )
+
+
+def _normalize(message: pb.Normalize) -> Normalize:
+    return Normalize(
+        message.norm_obs,
+        message.norm_reward,
+        message.clip_obs or 10.0,
+        message.clip_reward or 10.0,
+        tuple(message.norm_obs_keys),
+    )
+
+
+def _normalize_message(wish: Normalize | None) -> pb.Normalize | None:
+    return None if wish is None else pb.Normalize(**asdict(wish))
 
 
 def _values(given: struct_pb2.Struct) -> dict[str, Any]:
@@ -51,7 +71,7 @@ def states_of(values: list[int]) -> list[RunState]:
     return [RunState(known[value]) for value in values]
 
 
-def run_message(run: Run, tensorboard_dir: str = "") -> pb.Run:
+def run_message(run: Run, tensorboard_dir: str = "", simulators: Sequence[AttachedInfo] = ()) -> pb.Run:
     """A run as clients see it."""
     spec, env = run.spec, run.spec.environment
     active = run.state in ACTIVE
@@ -74,7 +94,11 @@ def run_message(run: Run, tensorboard_dir: str = "") -> pb.Run:
             observation_dim=env.observation_dim,
             action_dim=env.action_dim,
             max_steps=env.max_steps,
+            min_lanes=env.min_lanes,
         ),
+        policy=spec.policy,
+        normalize=_normalize_message(spec.normalize),
+        frame_stack=spec.frame_stack,
         hyperparameters=hyperparameters,
         model_output_path=spec.model_output_path,
         exported_path=run.exported_path,
@@ -89,6 +113,7 @@ def run_message(run: Run, tensorboard_dir: str = "") -> pb.Run:
         engine=run.engine,
         queue_position=run.queue_position,
         tensorboard_dir=tensorboard_dir,
+        simulators=[_simulator(info) for info in simulators],
     )
 
 
@@ -123,6 +148,10 @@ def _checkpoint(checkpoint: Checkpoint) -> pb.Checkpoint:
         created_at=_time(checkpoint.created_at),
         kind=checkpoint.kind,
     )
+
+
+def _simulator(info: AttachedInfo) -> pb.AttachedSimulator:
+    return pb.AttachedSimulator(**{**asdict(info), "since": _time(info.since)})
 
 
 def _time(value: datetime | None) -> timestamp_pb2.Timestamp | None:

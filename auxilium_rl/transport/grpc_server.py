@@ -11,6 +11,9 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from auxilium_rl.core.errors import StoreUnavailable
+from auxilium_rl.core.ports import SimulatorGateway
+from auxilium_rl.transport.gateway_servicer import SERVICE as GATEWAY
+from auxilium_rl.transport.gateway_servicer import gateway_service
 from auxilium_rl.transport.health_servicer import HealthMonitor
 from auxilium_rl.transport.run_servicer import RunServicer
 from auxilium_rl.transport.trainer_servicer import TrainerServicer
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SERVICES", "GrpcServer", "create_server"]
 
-SERVICES = ("policy_trainer.PolicyTrainerService", "auxilium.v1.RunService")
+SERVICES = ("policy_trainer.PolicyTrainerService", "auxilium.v1.RunService", GATEWAY)
 
 
 class GrpcServer:
@@ -41,11 +44,13 @@ class GrpcServer:
         trainer: TrainerServicer,
         runs: RunServicer,
         health: HealthMonitor,
+        gateway: SimulatorGateway,
         *,
         host: str,
         port: int,
         max_workers: int,
         max_streams: int,
+        max_attached: int,
         max_message_mb: int,
     ) -> None:
         limit = max_message_mb << 20
@@ -57,11 +62,16 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
+                # A simulator whose machine vanished says no farewell; its run must hear of it.
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 10_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ],
         )
         RunServicer.WatchRun.experimental_thread_pool = self._streams  # type: ignore[attr-defined]
         policy_trainer_pb2_grpc.add_PolicyTrainerServiceServicer_to_server(trainer, self._server)
         runs_pb2_grpc.add_RunServiceServicer_to_server(runs, self._server)
+        self._server.add_generic_rpc_handlers((gateway_service(gateway, max_attached),))
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, self._server)
         reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._server)
         try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import grpc
 
+from auxilium_rl.core.attachments import AttachedInfo
+from auxilium_rl.core.dto import Run
 from auxilium_rl.core.errors import AuxiliumError, InvalidRequest
 from auxilium_rl.core.feed import RunFeed
 from auxilium_rl.core.hyperparameters import ALGORITHMS
@@ -27,27 +29,36 @@ class RunServicer(runs_pb2_grpc.RunServiceServicer):
 
     Args:
         tensorboard_dir: where a run's event files lie.
+        simulators: who is attached to a run.
     """
 
     def __init__(
-        self, orchestrator: TrainingOrchestrator, feed: RunFeed, tensorboard_dir: Callable[[str], str]
+        self,
+        orchestrator: TrainingOrchestrator,
+        feed: RunFeed,
+        tensorboard_dir: Callable[[str], str],
+        simulators: Callable[[str], Sequence[AttachedInfo]],
     ) -> None:
         self._orchestrator = orchestrator
         self._registry = orchestrator.registry
         self._feed = feed
         self._tensorboard_dir = tensorboard_dir
+        self._simulators = simulators
+
+    def _message(self, run: Run) -> pb.Run:
+        return run_message(run, self._tensorboard_dir(run.run_id), self._simulators(run.run_id))
 
     @answers_with_status
     def StartRun(self, request: pb.StartRunRequest, context: grpc.ServicerContext) -> pb.Run:
         """Take a run in."""
         key = request.idempotency_key or idempotency_key_of(context)
         run = self._orchestrator.submit(start_request(request), key)
-        return run_message(run, self._tensorboard_dir(run.run_id))
+        return self._message(run)
 
     @answers_with_status
     def GetRun(self, request: pb.GetRunRequest, context: grpc.ServicerContext) -> pb.Run:
         """One run."""
-        return run_message(self._registry.get(request.run_id), self._tensorboard_dir(request.run_id))
+        return self._message(self._registry.get(request.run_id))
 
     @answers_with_status
     def ListRuns(self, request: pb.ListRunsRequest, context: grpc.ServicerContext) -> pb.ListRunsResponse:
@@ -63,7 +74,7 @@ class RunServicer(runs_pb2_grpc.RunServiceServicer):
             experiment_id=request.experiment_id,
             algorithm=request.algorithm,
         )
-        runs = [run_message(run, self._tensorboard_dir(run.run_id)) for run in page.runs]
+        runs = [self._message(run) for run in page.runs]
         return pb.ListRunsResponse(runs=runs, next_page_token=page.next_page_token)
 
     def WatchRun(self, request: pb.WatchRunRequest, context: grpc.ServicerContext) -> Iterator[pb.RunEvent]:
@@ -81,7 +92,7 @@ class RunServicer(runs_pb2_grpc.RunServiceServicer):
             for update in self._feed.watch(request.run_id, request.after_metric_id, alive):
                 event = pb.RunEvent(metrics=[metric_message(point) for point in update.metrics])
                 if update.run is not None:
-                    event.run.CopyFrom(run_message(update.run, self._tensorboard_dir(request.run_id)))
+                    event.run.CopyFrom(self._message(update.run))
                 yield event
         except AuxiliumError as error:
             abort(context, error)
@@ -90,7 +101,7 @@ class RunServicer(runs_pb2_grpc.RunServiceServicer):
     def StopRun(self, request: pb.StopRunRequest, context: grpc.ServicerContext) -> pb.Run:
         """Ask a run to stop."""
         run = self._orchestrator.stop_run(request.run_id, immediate=request.immediate)
-        return run_message(run, self._tensorboard_dir(run.run_id))
+        return self._message(run)
 
     @answers_with_status
     def ListAlgorithms(

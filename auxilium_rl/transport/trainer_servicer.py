@@ -91,7 +91,14 @@ class TrainerServicer(policy_trainer_pb2_grpc.PolicyTrainerServiceServicer):
     def Act(self, request: pb.ActRequest, context: grpc.ServicerContext) -> pb.ActResponse:
         """One deterministic action."""
         try:
-            return pb.ActResponse(action=self._acting.act(request.run_id, request.observation), success=True)
+            action = self._acting.act(
+                request.run_id, request.observation, request.state, request.action_mask, request.keys
+            )
+            if action.values or action.state:
+                return pb.ActResponse(
+                    action=action.number, action_values=action.values, state=action.state, success=True
+                )
+            return pb.ActResponse(action=action.number, success=True)
         except Exception as error:  # noqa: BLE001 - this contract's errors are fields
             return pb.ActResponse(error_message=public_message(error))
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from gymnasium import spaces
 
+from auxilium_rl.wire.generation import GENERATION
 from auxilium_rl.wire.rows import AnySpace
 from auxilium_rl.wire.spaces import UnsupportedSpace, mask_length, space_message, space_of
 from generated.simulation.v2 import simulation_pb2 as pb
 
 __all__ = ["DISABLED", "GENERATION", "NEXT_STEP", "SAME_STEP", "Contract", "ContractRefused"]
 
-GENERATION = "sim-v2"
 SAME_STEP, NEXT_STEP, DISABLED = "SAME_STEP", "NEXT_STEP", "DISABLED"
 _MODES = {
     pb.AUTORESET_MODE_SAME_STEP: SAME_STEP,
@@ -137,6 +137,11 @@ class Contract:
             "autoreset": self.autoreset,
             "mask_len": self.mask_len,
         }
+
+    def fits(self, other: Contract) -> bool:
+        """Whether both can take part in one run: all the same but for the number of lanes and the autoreset mode."""
+        mine, theirs = self.shape(), other.shape()
+        return all(mine[part] == theirs[part] for part in ("observation", "action", "mask_len"))
 
     def digest(self) -> str:
         """Sha256 over the canonical JSON of ``shape``."""

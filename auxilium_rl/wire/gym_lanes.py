@@ -11,7 +11,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from auxilium_rl.wire.rows import AnySpace, Start, Transition, stack
-from auxilium_rl.wire.spaces import counted_from_zero, leaves_of, mask_length
+from auxilium_rl.wire.spaces import counted_from_zero, leaves_of, mask_length, shifted
 
 __all__ = ["GymLanes"]
 
@@ -115,13 +115,10 @@ def _mask_function(env: Env) -> Callable[[], Any] | None:
 
 
 def _shift(space: AnySpace, sign: int) -> Callable[[Any], Any]:
-    """Add (+1) or take away (-1) what Discrete and MultiDiscrete start from."""
-    if isinstance(space, spaces.Dict):
-        inner = {key: _shift(leaf, sign) for key, leaf in space.spaces.items()}
-        return lambda element: {key: shift(element[key]) for key, shift in inner.items()}
-    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) and np.any(space.start):
-        offset = sign * space.start
-        return lambda element: element + offset
+    """``shifted``, and nothing at all where there is nothing to shift."""
+    leaves = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    if any(np.any(getattr(leaf, "start", 0)) for leaf in leaves):
+        return lambda element: shifted(space, element, sign)
     return lambda element: element
 
 

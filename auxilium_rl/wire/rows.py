@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-__all__ = ["AnySpace", "Obs", "Start", "Transition", "copy_rows", "put", "stack", "take"]
+__all__ = ["AnySpace", "Obs", "Start", "Transition", "concat_rows", "copy_rows", "put", "stack", "take"]
 
 AnySpace = spaces.Space[Any]
 Obs = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
@@ -28,6 +28,10 @@ class Start:
 
     observations: Obs
     masks: npt.NDArray[np.bool_] | None = None
+
+    def in_order(self, index: npt.NDArray[Any]) -> Start:
+        """The rows in another order."""
+        return Start(take(self.observations, index), None if self.masks is None else self.masks[index])
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,14 @@ def stack(elements: Iterable[Any], space: AnySpace) -> Obs:
             for key, leaf in space.spaces.items()
         }
     return np.stack([np.asarray(element, space.dtype) for element in together])
+
+
+def concat_rows(parts: Sequence[Obs]) -> Obs:
+    """Rows of several, one after another."""
+    first = parts[0]
+    if isinstance(first, dict):
+        return {key: np.concatenate([part[key] for part in parts if isinstance(part, dict)]) for key in first}
+    return np.concatenate([part for part in parts if not isinstance(part, dict)])
 
 
 def take(rows: Obs, index: Any) -> Obs:

@@ -25,6 +25,7 @@ __all__ = [
     "counted_from_zero",
     "leaves_of",
     "mask_length",
+    "shifted",
     "space_message",
     "space_of",
 ]
@@ -95,12 +96,26 @@ def _leaf(key: str, space: AnySpace, action: bool) -> Leaf:
 def counted_from_zero(space: AnySpace) -> AnySpace:
     """The space as it travels: Discrete and MultiDiscrete without ``start``, MultiBinary as it is."""
     if isinstance(space, spaces.Dict):
-        return spaces.Dict({key: counted_from_zero(leaf) for key, leaf in space.spaces.items()})
+        return _in_order({key: counted_from_zero(leaf) for key, leaf in space.spaces.items()})
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(int(space.n))
     if isinstance(space, spaces.MultiDiscrete):
         return spaces.MultiDiscrete(space.nvec)
     return space
+
+
+def shifted(space: AnySpace, element: Any, sign: int) -> Any:
+    """An element, or rows, with what Discrete and MultiDiscrete start from added (+1) or taken away (-1)."""
+    if isinstance(space, spaces.Dict):
+        return {key: shifted(leaf, element[key], sign) for key, leaf in space.spaces.items()}
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) and np.any(space.start):
+        return element + sign * space.start
+    return element
+
+
+def _in_order(leaves: dict[str, AnySpace]) -> spaces.Dict:
+    """A Dict with its keys as they were declared: of a map Gymnasium would sort them, and slabs come in order."""
+    return spaces.Dict(list(leaves.items()))
 
 
 def mask_length(action: AnySpace) -> int:
@@ -154,7 +169,7 @@ def space_of(message: pb.Space, where: str) -> AnySpace:
         inner = {key: space_of(leaf, f"{where}['{key}']") for key, leaf in pairs}
         if len(inner) != len(message.dict.keys) or any(isinstance(leaf, spaces.Dict) for leaf in inner.values()):
             raise UnsupportedSpace(f"{where}: keys must differ and Dicts must not nest")
-        return spaces.Dict(inner)
+        return _in_order(inner)
     shape = tuple(message.shape)
     if any(size < 1 for size in shape) or len(shape) > 8 or np.prod(shape, dtype=np.float64) > 2**31:
         raise UnsupportedSpace(f"{where}: shape {list(shape)}; every size must be above 0 and the whole below 2^31")

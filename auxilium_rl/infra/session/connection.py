@@ -9,19 +9,20 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
-import grpc
 import structlog
 
 from auxilium_rl.core.errors import ContractViolation, EnvironmentLost, SimulatorError
 from auxilium_rl.core.lanes import Patience
-from auxilium_rl.infra.session.links import FastLink, LinkLate, LinkLost, LinkRefused, StreamLink
+from auxilium_rl.infra.session.attached import LaneListener
+from auxilium_rl.infra.session.links import FastLink, Link, LinkLate, LinkLost, LinkRefused
 from auxilium_rl.wire.contract import GENERATION, Contract, ContractRefused
 from auxilium_rl.wire.frames import connect_lane, is_loopback
 from generated.simulation.v2 import simulation_pb2 as pb
 
-__all__ = ["Connection", "SessionLost"]
+__all__ = ["Connection", "Gone", "SessionLost"]
 
 _log = structlog.get_logger(__name__)
 _HEARTBEAT = 5.0
@@ -33,15 +34,23 @@ class SessionLost(Exception):
     """The simulator came back without the session: what it was doing is gone."""
 
 
+class Gone(Exception):
+    """The simulator is away for longer than it is waited for."""
+
+
 class Connection:
     """The session of a run with one simulator.
 
     Args:
         address: of the simulator, for messages.
-        channel: to the simulator.
+        dial: opens a connection; called again after each that was lost. Raises LinkLost, LinkRefused.
         patience: is told of waiting, and may end it.
         connect_timeout: seconds for the first connection and for each handshake.
+        fast_lane: take the fast lane that the simulator offers.
         anywhere: fast lanes over TCP may leave this machine.
+        listener: where a simulator that dialled in may open a fast lane itself.
+        known: the session that a simulator that dialled in already has.
+        give_up: says when waiting for it is over, though the patience is not; then ``Gone`` is raised.
 
     Raises:
         EnvironmentLost: no session within ``connect_timeout``.
@@ -52,21 +61,25 @@ class Connection:
     def __init__(
         self,
         address: str,
-        channel: grpc.Channel,
+        dial: Callable[[], Link],
         patience: Patience,
         *,
         connect_timeout: float,
         fast_lane: bool = True,
         anywhere: bool = False,
         experiment_id: str = "",
+        listener: LaneListener | None = None,
+        known: str = "",
+        give_up: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._address, self._channel, self._patience = address, channel, patience
+        self._address, self._dial, self._patience = address, dial, patience
+        self._listener, self._give_up = listener, give_up
         self._connect_timeout = connect_timeout
         self._use_fast_lane, self._anywhere = fast_lane, anywhere
         self._experiment_id = experiment_id
         self._seq = 0
-        self._session_id, self._resume_token = "", b""
-        self._stream: StreamLink | None = None
+        self._session_id, self._resume_token = known, b""
+        self._stream: Link | None = None
         self._fast: FastLink | None = None
         self._fast_worked = False
         self._offer: pb.Contract | None = None
@@ -118,10 +131,16 @@ class Connection:
         with contextlib.suppress(LinkLost, LinkRefused):
             self._exchange(request.SerializeToString(), 5.0)
         self._hang_up()
+        if self._listener is not None:
+            self._listener.close()
 
     def _exchange(self, data: bytes, timeout: float) -> bytes:
-        if self._fast is None and self._offer is not None and time.monotonic() >= self._upgrade_at:
-            self._upgrade(self._offer)
+        if self._fast is None:
+            if self._offer is not None and time.monotonic() >= self._upgrade_at:
+                self._upgrade(self._offer)
+            elif self._listener is not None and (lane := self._listener.taken()) is not None:
+                self._fast = lane
+                _log.info("fast_lane_taken", simulator=self._address)
         if self._fast is not None:
             try:
                 answer = self._fast.exchange(data, timeout)
@@ -191,8 +210,10 @@ class Connection:
             session_id=self._session_id,
             resume_token=self._resume_token,
             experiment_id=self._experiment_id,
+            data_plane=self._listener.addresses if self._listener else (),
+            data_plane_token=self._listener.token if self._listener else b"",
         )
-        stream = StreamLink(self._channel)
+        stream = self._dial()
         with self._stream_lock:
             self._stream = stream
             data = stream.exchange(pb.ToEnv(hello=hello).SerializeToString(), self._connect_timeout)
@@ -251,6 +272,9 @@ class Connection:
                 raise SimulatorError(f"the simulator at {self._address} refused the session: {refused}") from refused
             except LinkLost:
                 self._hang_up()
+            if self._give_up():
+                self._patience.resumed()
+                raise Gone(f"the simulator at {self._address} did not come back within its lease: {lost}")
             self._patience.pause(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         before, session_id = self.contract, self._session_id

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import structlog
 from auxilium_rl.core.errors import ContractViolation
 from auxilium_rl.infra.session.connection import Connection, SessionLost
 from auxilium_rl.wire.contract import DISABLED, NEXT_STEP
-from auxilium_rl.wire.rows import Obs, Start, Transition, copy_rows, put, take
+from auxilium_rl.wire.rows import Obs, Start, Transition, concat_rows, copy_rows, put, take
 from auxilium_rl.wire.spaces import Codec, InvalidSlab, counted_from_zero
 from generated.simulation.v2 import simulation_pb2 as pb
 
@@ -24,13 +25,17 @@ _log = structlog.get_logger(__name__)
 class SessionLanes:
     """The lanes of one simulator; a ``LanePort`` that always resets in the step in which an episode ends.
 
+    Attributes:
+        contract: as agreed.
+        last: the observations that every lane was seen with last.
+
     Args:
         connection: an open session; this object closes it.
         step_timeout, reset_timeout: seconds for each request.
     """
 
     def __init__(self, connection: Connection, *, step_timeout: float, reset_timeout: float) -> None:
-        contract = connection.contract
+        contract = self.contract = connection.contract
         self.lanes = contract.lanes
         self.observation_space = counted_from_zero(contract.observation)
         self.action_space = counted_from_zero(contract.action)
@@ -41,23 +46,43 @@ class SessionLanes:
         self._observations = Codec(self.observation_space)
         self._actions = Codec(self.action_space, action=True)
         self._all = list(range(self.lanes))
-        self._last: Obs | None = None
+        self.last: Obs | None = None
+        self._lost_meanwhile: Transition | None = None
 
-    def reset(self, lanes: Sequence[int], seeds: Sequence[int | None]) -> Start:
-        """See ``LanePort.reset``. Lanes with and without a seed go in two requests: a seed of 0 is a seed."""
+    def reset(
+        self, lanes: Sequence[int], seeds: Sequence[int | None], options: Mapping[str, Any] | None = None
+    ) -> Start:
+        """See ``LanePort.reset``; ``options`` are the environment's own.
+
+        Lanes with and without a seed go in two requests: a seed of 0 is a seed.
+        """
         parts = [[n for n in lanes if (seeds[lanes.index(n)] is None) is unseeded] for unseeded in (False, True)]
-        starts = [
-            self._reset(part, [seed for n in part if (seed := seeds[lanes.index(n)]) is not None])
-            for part in parts
-            if part
-        ]
+        while True:
+            try:
+                starts = [
+                    self._reset(part, [seed for n in part if (seed := seeds[lanes.index(n)]) is not None], options)
+                    for part in parts
+                    if part
+                ]
+                break
+            except SessionLost as lost:
+                if len(lanes) < self.lanes:
+                    # The episodes of the other lanes are gone too; their ends are told at the next step.
+                    self._lost_meanwhile = self._begun_again(str(lost))
+                    return Start(*_rows_of(self._lost_meanwhile, lanes))
         start = starts[0] if len(starts) == 1 else _merge(starts, parts, list(lanes))
         if len(lanes) == self.lanes:
-            self._last = start.observations
+            self.last, self._lost_meanwhile = start.observations, None
+        elif self.last is not None:
+            self.last = copy_rows(self.last)
+            put(self.last, list(lanes), start.observations)
         return start
 
     def step(self, actions: npt.NDArray[Any]) -> Transition:
         """See ``LanePort.step``. When the session was lost, every lane ends truncated where it was last seen."""
+        if self._lost_meanwhile is not None:
+            lost_meanwhile, self._lost_meanwhile = self._lost_meanwhile, None
+            return lost_meanwhile
         try:
             answer = self._connection.ask(
                 pb.ToEnv(step=pb.Step(action=self._actions.encode(actions))), self._step_timeout
@@ -65,33 +90,33 @@ class SessionLanes:
             transition = self._completed(self._transition(answer, self._all))
         except SessionLost as lost:
             return self._begun_again(str(lost))
-        self._last = transition.observations
+        self.last = transition.observations
         return transition
 
     def close(self) -> None:
         """Close the session: the simulator hears that the run has ended."""
         self._connection.close()
 
-    def _reset(self, lanes: Sequence[int], seeds: Sequence[int]) -> Start:
-        request = pb.ToEnv(reset=pb.Reset(lanes=[] if len(lanes) == self.lanes else lanes, seeds=seeds))
-        while True:
-            try:
-                answer = self._connection.ask(request, self._reset_timeout)
-            except SessionLost:
-                if len(lanes) == self.lanes:
-                    continue
-                raise
-            transition = self._transition(answer, lanes)
-            return Start(transition.observations, transition.masks)
+    def _reset(self, lanes: Sequence[int], seeds: Sequence[int], options: Mapping[str, Any] | None) -> Start:
+        """Raises SessionLost."""
+        text = json.dumps(dict(options)).encode() if options else b""
+        request = pb.ToEnv(
+            reset=pb.Reset(lanes=[] if len(lanes) == self.lanes else lanes, seeds=seeds, options_json=text)
+        )
+        transition = self._transition(self._connection.ask(request, self._reset_timeout), lanes)
+        return Start(transition.observations, transition.masks)
 
     def _begun_again(self, reason: str) -> Transition:
         """Whether the last action was carried out will never be known: episodes are cut before it, with no reward."""
-        if self._last is None:
+        return self.begun_after(self.last, reason)
+
+    def begun_after(self, last: Obs | None, reason: str) -> Transition:
+        """New episodes on every lane, after others that ended truncated at ``last``. Raises as ``step`` does."""
+        if last is None:
             raise ContractViolation("the simulator lost its session before the first Reset was answered")
         _log.warning("session_lost", lanes=self.lanes, reason=reason)
-        last = copy_rows(self._last)
-        start = self._reset(self._all, [])
-        self._last = start.observations
+        last = copy_rows(last)
+        start = self.reset(self._all, [None] * self.lanes)
         return Transition(
             start.observations,
             np.zeros(self.lanes, np.float32),
@@ -112,7 +137,7 @@ class SessionLanes:
                 raise ContractViolation(f"lanes {ended} ended, but no final_obs came; SAME_STEP needs it")
             return transition
         final = take(transition.observations, ended)
-        start = self._reset(ended, []) if self._autoreset == DISABLED else self._next_step(ended)
+        start = self._reset(ended, [], None) if self._autoreset == DISABLED else self._next_step(ended)
         observations, masks = copy_rows(transition.observations), transition.masks
         put(observations, ended, start.observations)
         if masks is not None and start.masks is not None:
@@ -195,16 +220,15 @@ def _infos(message: pb.Transition, lanes: Sequence[int]) -> Sequence[dict[str, o
     return infos
 
 
+def _rows_of(transition: Transition, lanes: Sequence[int]) -> tuple[Obs, npt.NDArray[np.bool_] | None]:
+    index = list(lanes)
+    return take(transition.observations, index), None if transition.masks is None else transition.masks[index]
+
+
 def _merge(starts: Sequence[Start], parts: Sequence[Sequence[int]], lanes: list[int]) -> Start:
     """Starts of disjoint lanes as one, in the order asked for."""
     order = [lanes.index(lane) for part in parts for lane in part]
-    whole = [start.observations for start in starts]
-    if isinstance(whole[0], dict):
-        rows: Obs = {key: np.concatenate([part[key] for part in whole]) for key in whole[0]}
-    else:
-        rows = np.concatenate(whole)  # type: ignore[arg-type]
-    back = np.argsort(order)
     masks = None
     if starts[0].masks is not None:
-        masks = np.concatenate([start.masks for start in starts if start.masks is not None])[back]
-    return Start(take(rows, back), masks)
+        masks = np.concatenate([start.masks for start in starts if start.masks is not None])
+    return Start(concat_rows([start.observations for start in starts]), masks).in_order(np.argsort(order))

@@ -112,13 +112,22 @@ class FastLink:
                 self._lane.settimeout(timeout)
                 self._timeout = timeout
             self._lane.send(data)
+        except TimeoutError as late:
+            raise LinkLate(f"nothing could be sent within {timeout:g} s") from late
+        except OSError as error:
+            raise LinkLost(f"the connection broke: {error}") from error
+        return self.receive()
+
+    def receive(self) -> bytes:
+        """The next answer, within the time of the last ``exchange``. Raises LinkLost."""
+        try:
             answer = self._lane.receive()
         except TimeoutError as late:
-            raise LinkLate(f"no answer on the fast lane within {timeout:g} s") from late
+            raise LinkLate(f"no answer within {self._timeout:g} s") from late
         except OSError as error:
-            raise LinkLost(f"the fast lane broke: {error}") from error
+            raise LinkLost(f"the connection broke: {error}") from error
         if not answer:
-            raise LinkLost("the simulator closed the fast lane")
+            raise LinkLost("the other side closed the connection")
         return answer
 
     def close(self) -> None:

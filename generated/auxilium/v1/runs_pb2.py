@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x61uxilium/v1/runs.proto\x12\x0b\x61uxilium.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\x01\n\x11\x45nvironmentSource\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x0f\n\x07gym_ids\x18\x02 \x03(\t\x12\r\n\x05lanes\x18\x03 \x01(\x05\x12\x17\n\x0fobservation_dim\x18\x04 \x01(\x05\x12\x12\n\naction_dim\x18\x05 \x01(\x05\x12\x11\n\tmax_steps\x18\x06 \x01(\x05\"\xa4\x02\n\x0fStartRunRequest\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x33\n\x0b\x65nvironment\x18\x03 \x01(\x0b\x32\x1e.auxilium.v1.EnvironmentSource\x12\x17\n\x0ftotal_timesteps\x18\x04 \x01(\x03\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x30\n\x0fhyperparameters\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x19\n\x11model_output_path\x18\x07 \x01(\t\x12\x17\n\x0f\x63heckpoint_freq\x18\x08 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\t \x01(\tB\x07\n\x05_seed\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\x89\x01\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12%\n\x06states\x18\x03 \x03(\x0e\x32\x15.auxilium.v1.RunState\x12\x15\n\rexperiment_id\x18\x04 \x01(\t\x12\x11\n\talgorithm\x18\x05 \x01(\t\"K\n\x10ListRunsResponse\x12\x1e\n\x04runs\x18\x01 \x03(\x0b\x32\x10.auxilium.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\":\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x17\n\x0f\x61\x66ter_metric_id\x18\x02 \x01(\x03\"3\n\x0eStopRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\timmediate\x18\x02 \x01(\x08\"\x17\n\x15ListAlgorithmsRequest\"D\n\x16ListAlgorithmsResponse\x12*\n\nalgorithms\x18\x01 \x03(\x0b\x32\x16.auxilium.v1.Algorithm\"^\n\tAlgorithm\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x34\n\x0fhyperparameters\x18\x03 \x03(\x0b\x32\x1b.auxilium.v1.Hyperparameter\"x\n\x0eHyperparameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\'\n\x07\x64\x65\x66\x61ult\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x0f\n\x07meaning\x18\x04 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x05 \x01(\t\"\xbd\x05\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rexperiment_id\x18\x02 \x01(\t\x12\x11\n\talgorithm\x18\x03 \x01(\t\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.auxilium.v1.RunState\x12\x15\n\rerror_message\x18\x05 \x01(\t\x12\x14\n\x0cstate_reason\x18\x06 \x01(\t\x12\x16\n\x0etimesteps_done\x18\x07 \x01(\x03\x12\x17\n\x0ftotal_timesteps\x18\x08 \x01(\x03\x12\x0c\n\x04seed\x18\t \x01(\x03\x12\x33\n\x0b\x65nvironment\x18\n \x01(\x0b\x32\x1e.auxilium.v1.EnvironmentSource\x12\x30\n\x0fhyperparameters\x18\x0b \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x19\n\x11model_output_path\x18\x0c \x01(\t\x12\x15\n\rexported_path\x18\r \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x0e \x01(\x05\x12.\n\ncreated_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x0b\x63heckpoints\x18\x12 \x03(\x0b\x32\x17.auxilium.v1.Checkpoint\x12\x10\n\x08log_tail\x18\x13 \x01(\t\x12\x18\n\x10steps_per_second\x18\x14 \x01(\x01\x12\x14\n\x0cseconds_left\x18\x15 \x01(\x01\x12\x0e\n\x06\x65ngine\x18\x16 \x01(\t\x12\x16\n\x0equeue_position\x18\x17 \x01(\x05\x12\x17\n\x0ftensorboard_dir\x18\x18 \x01(\t\"{\n\nCheckpoint\x12\x11\n\ttimesteps\x18\x01 \x01(\x03\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x05 \x01(\t\"h\n\x06Metric\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12\r\n\x05value\x18\x04 \x01(\x01\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"O\n\x08RunEvent\x12\x1d\n\x03run\x18\x01 \x01(\x0b\x32\x10.auxilium.v1.Run\x12$\n\x07metrics\x18\x02 \x03(\x0b\x32\x13.auxilium.v1.Metric*\xf8\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_QUEUED\x10\x01\x12\x16\n\x12RUN_STATE_STARTING\x10\x02\x12\x15\n\x11RUN_STATE_RUNNING\x10\x03\x12\x15\n\x11RUN_STATE_WAITING\x10\x04\x12\x14\n\x10RUN_STATE_PAUSED\x10\x05\x12\x19\n\x15RUN_STATE_INTERRUPTED\x10\x06\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x07\x12\x14\n\x10RUN_STATE_FAILED\x10\x08\x12\x15\n\x11RUN_STATE_STOPPED\x10\t2\xa1\x03\n\nRunService\x12:\n\x08StartRun\x12\x1c.auxilium.v1.StartRunRequest\x1a\x10.auxilium.v1.Run\x12\x36\n\x06GetRun\x12\x1a.auxilium.v1.GetRunRequest\x1a\x10.auxilium.v1.Run\x12G\n\x08ListRuns\x12\x1c.auxilium.v1.ListRunsRequest\x1a\x1d.auxilium.v1.ListRunsResponse\x12\x41\n\x08WatchRun\x12\x1c.auxilium.v1.WatchRunRequest\x1a\x15.auxilium.v1.RunEvent0\x01\x12\x38\n\x07StopRun\x12\x1b.auxilium.v1.StopRunRequest\x1a\x10.auxilium.v1.Run\x12Y\n\x0eListAlgorithms\x12\".auxilium.v1.ListAlgorithmsRequest\x1a#.auxilium.v1.ListAlgorithmsResponseB\x0e\xaa\x02\x0b\x41uxilium.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x61uxilium/v1/runs.proto\x12\x0b\x61uxilium.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\x01\n\x11\x45nvironmentSource\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x0f\n\x07gym_ids\x18\x02 \x03(\t\x12\r\n\x05lanes\x18\x03 \x01(\x05\x12\x17\n\x0fobservation_dim\x18\x04 \x01(\x05\x12\x12\n\naction_dim\x18\x05 \x01(\x05\x12\x11\n\tmax_steps\x18\x06 \x01(\x05\x12\x11\n\tmin_lanes\x18\x07 \x01(\x05\"p\n\tNormalize\x12\x10\n\x08norm_obs\x18\x01 \x01(\x08\x12\x13\n\x0bnorm_reward\x18\x02 \x01(\x08\x12\x10\n\x08\x63lip_obs\x18\x03 \x01(\x01\x12\x13\n\x0b\x63lip_reward\x18\x04 \x01(\x01\x12\x15\n\rnorm_obs_keys\x18\x05 \x03(\t\"\xf4\x02\n\x0fStartRunRequest\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x33\n\x0b\x65nvironment\x18\x03 \x01(\x0b\x32\x1e.auxilium.v1.EnvironmentSource\x12\x17\n\x0ftotal_timesteps\x18\x04 \x01(\x03\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x30\n\x0fhyperparameters\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x19\n\x11model_output_path\x18\x07 \x01(\t\x12\x17\n\x0f\x63heckpoint_freq\x18\x08 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\t \x01(\t\x12\x0e\n\x06policy\x18\n \x01(\t\x12)\n\tnormalize\x18\x0b \x01(\x0b\x32\x16.auxilium.v1.Normalize\x12\x13\n\x0b\x66rame_stack\x18\x0c \x01(\x05\x42\x07\n\x05_seed\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\x89\x01\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12%\n\x06states\x18\x03 \x03(\x0e\x32\x15.auxilium.v1.RunState\x12\x15\n\rexperiment_id\x18\x04 \x01(\t\x12\x11\n\talgorithm\x18\x05 \x01(\t\"K\n\x10ListRunsResponse\x12\x1e\n\x04runs\x18\x01 \x03(\x0b\x32\x10.auxilium.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\":\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x17\n\x0f\x61\x66ter_metric_id\x18\x02 \x01(\x03\"3\n\x0eStopRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\timmediate\x18\x02 \x01(\x08\"\x17\n\x15ListAlgorithmsRequest\"D\n\x16ListAlgorithmsResponse\x12*\n\nalgorithms\x18\x01 \x03(\x0b\x32\x16.auxilium.v1.Algorithm\"^\n\tAlgorithm\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x34\n\x0fhyperparameters\x18\x03 \x03(\x0b\x32\x1b.auxilium.v1.Hyperparameter\"x\n\x0eHyperparameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\'\n\x07\x64\x65\x66\x61ult\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x0f\n\x07meaning\x18\x04 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x05 \x01(\t\"\xc1\x06\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rexperiment_id\x18\x02 \x01(\t\x12\x11\n\talgorithm\x18\x03 \x01(\t\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.auxilium.v1.RunState\x12\x15\n\rerror_message\x18\x05 \x01(\t\x12\x14\n\x0cstate_reason\x18\x06 \x01(\t\x12\x16\n\x0etimesteps_done\x18\x07 \x01(\x03\x12\x17\n\x0ftotal_timesteps\x18\x08 \x01(\x03\x12\x0c\n\x04seed\x18\t \x01(\x03\x12\x33\n\x0b\x65nvironment\x18\n \x01(\x0b\x32\x1e.auxilium.v1.EnvironmentSource\x12\x30\n\x0fhyperparameters\x18\x0b \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x19\n\x11model_output_path\x18\x0c \x01(\t\x12\x15\n\rexported_path\x18\r \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x0e \x01(\x05\x12.\n\ncreated_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x0b\x63heckpoints\x18\x12 \x03(\x0b\x32\x17.auxilium.v1.Checkpoint\x12\x10\n\x08log_tail\x18\x13 \x01(\t\x12\x18\n\x10steps_per_second\x18\x14 \x01(\x01\x12\x14\n\x0cseconds_left\x18\x15 \x01(\x01\x12\x0e\n\x06\x65ngine\x18\x16 \x01(\t\x12\x16\n\x0equeue_position\x18\x17 \x01(\x05\x12\x17\n\x0ftensorboard_dir\x18\x18 \x01(\t\x12\x0e\n\x06policy\x18\x19 \x01(\t\x12)\n\tnormalize\x18\x1a \x01(\x0b\x32\x16.auxilium.v1.Normalize\x12\x13\n\x0b\x66rame_stack\x18\x1b \x01(\x05\x12\x32\n\nsimulators\x18\x1c \x03(\x0b\x32\x1e.auxilium.v1.AttachedSimulator\"\xe3\x01\n\x11\x41ttachedSimulator\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04peer\x18\x02 \x01(\t\x12\x11\n\tcomponent\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x10\n\x08language\x18\x05 \x01(\t\x12\r\n\x05lanes\x18\x06 \x01(\x05\x12)\n\x05since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13requests_per_second\x18\x08 \x01(\x01\x12\x11\n\tconnected\x18\t \x01(\x08\x12\x0c\n\x04role\x18\n \x01(\t\"{\n\nCheckpoint\x12\x11\n\ttimesteps\x18\x01 \x01(\x03\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x05 \x01(\t\"h\n\x06Metric\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12\r\n\x05value\x18\x04 \x01(\x01\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"O\n\x08RunEvent\x12\x1d\n\x03run\x18\x01 \x01(\x0b\x32\x10.auxilium.v1.Run\x12$\n\x07metrics\x18\x02 \x03(\x0b\x32\x13.auxilium.v1.Metric*\xf8\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_QUEUED\x10\x01\x12\x16\n\x12RUN_STATE_STARTING\x10\x02\x12\x15\n\x11RUN_STATE_RUNNING\x10\x03\x12\x15\n\x11RUN_STATE_WAITING\x10\x04\x12\x14\n\x10RUN_STATE_PAUSED\x10\x05\x12\x19\n\x15RUN_STATE_INTERRUPTED\x10\x06\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x07\x12\x14\n\x10RUN_STATE_FAILED\x10\x08\x12\x15\n\x11RUN_STATE_STOPPED\x10\t2\xa1\x03\n\nRunService\x12:\n\x08StartRun\x12\x1c.auxilium.v1.StartRunRequest\x1a\x10.auxilium.v1.Run\x12\x36\n\x06GetRun\x12\x1a.auxilium.v1.GetRunRequest\x1a\x10.auxilium.v1.Run\x12G\n\x08ListRuns\x12\x1c.auxilium.v1.ListRunsRequest\x1a\x1d.auxilium.v1.ListRunsResponse\x12\x41\n\x08WatchRun\x12\x1c.auxilium.v1.WatchRunRequest\x1a\x15.auxilium.v1.RunEvent0\x01\x12\x38\n\x07StopRun\x12\x1b.auxilium.v1.StopRunRequest\x1a\x10.auxilium.v1.Run\x12Y\n\x0eListAlgorithms\x12\".auxilium.v1.ListAlgorithmsRequest\x1a#.auxilium.v1.ListAlgorithmsResponseB\x0e\xaa\x02\x0b\x41uxilium.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,38 +34,42 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'auxilium.v1.runs_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\252\002\013Auxilium.V1'
-  _globals['_RUNSTATE']._serialized_start=2221
-  _globals['_RUNSTATE']._serialized_end=2469
+  _globals['_RUNSTATE']._serialized_start=2796
+  _globals['_RUNSTATE']._serialized_end=3044
   _globals['_ENVIRONMENTSOURCE']._serialized_start=103
-  _globals['_ENVIRONMENTSOURCE']._serialized_end=231
-  _globals['_STARTRUNREQUEST']._serialized_start=234
-  _globals['_STARTRUNREQUEST']._serialized_end=526
-  _globals['_GETRUNREQUEST']._serialized_start=528
-  _globals['_GETRUNREQUEST']._serialized_end=559
-  _globals['_LISTRUNSREQUEST']._serialized_start=562
-  _globals['_LISTRUNSREQUEST']._serialized_end=699
-  _globals['_LISTRUNSRESPONSE']._serialized_start=701
-  _globals['_LISTRUNSRESPONSE']._serialized_end=776
-  _globals['_WATCHRUNREQUEST']._serialized_start=778
-  _globals['_WATCHRUNREQUEST']._serialized_end=836
-  _globals['_STOPRUNREQUEST']._serialized_start=838
-  _globals['_STOPRUNREQUEST']._serialized_end=889
-  _globals['_LISTALGORITHMSREQUEST']._serialized_start=891
-  _globals['_LISTALGORITHMSREQUEST']._serialized_end=914
-  _globals['_LISTALGORITHMSRESPONSE']._serialized_start=916
-  _globals['_LISTALGORITHMSRESPONSE']._serialized_end=984
-  _globals['_ALGORITHM']._serialized_start=986
-  _globals['_ALGORITHM']._serialized_end=1080
-  _globals['_HYPERPARAMETER']._serialized_start=1082
-  _globals['_HYPERPARAMETER']._serialized_end=1202
-  _globals['_RUN']._serialized_start=1205
-  _globals['_RUN']._serialized_end=1906
-  _globals['_CHECKPOINT']._serialized_start=1908
-  _globals['_CHECKPOINT']._serialized_end=2031
-  _globals['_METRIC']._serialized_start=2033
-  _globals['_METRIC']._serialized_end=2137
-  _globals['_RUNEVENT']._serialized_start=2139
-  _globals['_RUNEVENT']._serialized_end=2218
-  _globals['_RUNSERVICE']._serialized_start=2472
-  _globals['_RUNSERVICE']._serialized_end=2889
+  _globals['_ENVIRONMENTSOURCE']._serialized_end=250
+  _globals['_NORMALIZE']._serialized_start=252
+  _globals['_NORMALIZE']._serialized_end=364
+  _globals['_STARTRUNREQUEST']._serialized_start=367
+  _globals['_STARTRUNREQUEST']._serialized_end=739
+  _globals['_GETRUNREQUEST']._serialized_start=741
+  _globals['_GETRUNREQUEST']._serialized_end=772
+  _globals['_LISTRUNSREQUEST']._serialized_start=775
+  _globals['_LISTRUNSREQUEST']._serialized_end=912
+  _globals['_LISTRUNSRESPONSE']._serialized_start=914
+  _globals['_LISTRUNSRESPONSE']._serialized_end=989
+  _globals['_WATCHRUNREQUEST']._serialized_start=991
+  _globals['_WATCHRUNREQUEST']._serialized_end=1049
+  _globals['_STOPRUNREQUEST']._serialized_start=1051
+  _globals['_STOPRUNREQUEST']._serialized_end=1102
+  _globals['_LISTALGORITHMSREQUEST']._serialized_start=1104
+  _globals['_LISTALGORITHMSREQUEST']._serialized_end=1127
+  _globals['_LISTALGORITHMSRESPONSE']._serialized_start=1129
+  _globals['_LISTALGORITHMSRESPONSE']._serialized_end=1197
+  _globals['_ALGORITHM']._serialized_start=1199
+  _globals['_ALGORITHM']._serialized_end=1293
+  _globals['_HYPERPARAMETER']._serialized_start=1295
+  _globals['_HYPERPARAMETER']._serialized_end=1415
+  _globals['_RUN']._serialized_start=1418
+  _globals['_RUN']._serialized_end=2251
+  _globals['_ATTACHEDSIMULATOR']._serialized_start=2254
+  _globals['_ATTACHEDSIMULATOR']._serialized_end=2481
+  _globals['_CHECKPOINT']._serialized_start=2483
+  _globals['_CHECKPOINT']._serialized_end=2606
+  _globals['_METRIC']._serialized_start=2608
+  _globals['_METRIC']._serialized_end=2712
+  _globals['_RUNEVENT']._serialized_start=2714
+  _globals['_RUNEVENT']._serialized_end=2793
+  _globals['_RUNSERVICE']._serialized_start=3047
+  _globals['_RUNSERVICE']._serialized_end=3464
 # @@protoc_insertion_point(module_scope)

@@ -85,19 +85,25 @@ class EnvironmentSource(_message.Message):
     OBSERVATION_DIM_FIELD_NUMBER: _builtins.int
     ACTION_DIM_FIELD_NUMBER: _builtins.int
     MAX_STEPS_FIELD_NUMBER: _builtins.int
+    MIN_LANES_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
-    """"gym:CartPole-v1", "grpc://host:port", "fake"; empty: the server's DEFAULT_ENV"""
+    """"gym:CartPole-v1" (in the worker), "grpc://host:port" (simulation.v2; with gym_ids the unary protocol),
+    "attached:<experiment id>" (simulators that dial in), "dm_env_rpc://host:port", "unix:///path" (a simulator's gRPC
+    socket, where the server allows it), "fake"; empty: the server's DEFAULT_ENV.
+    """
     lanes: _builtins.int
-    """for gym and fake: number of lanes; 0: one (or the number of gym_ids)"""
+    """0: what the simulator has; one for gym, fake and dm_env_rpc"""
     observation_dim: _builtins.int
-    """for grpc and fake; 0: the server's OBSERVATION_DIM"""
+    """with gym_ids, and for fake; 0: the server's OBSERVATION_DIM"""
     action_dim: _builtins.int
-    """for grpc and fake; 0: the server's ACTION_DIM"""
+    """with gym_ids, and for fake; 0: the server's ACTION_DIM"""
     max_steps: _builtins.int
-    """steps after which an episode is truncated; 0: the server's MAX_STEPS"""
+    """steps after which an episode is truncated; 0: MAX_STEPS where observation_dim applies, else no limit"""
+    min_lanes: _builtins.int
+    """attached: training begins with as many lanes, and goes on down to as many; 0: lanes, or one"""
     @_builtins.property
     def gym_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """for grpc: one for each lane, unique"""
+        """the unary protocol's name of each lane, unique"""
 
     def __init__(
         self,
@@ -108,14 +114,53 @@ class EnvironmentSource(_message.Message):
         observation_dim: _builtins.int = ...,
         action_dim: _builtins.int = ...,
         max_steps: _builtins.int = ...,
+        min_lanes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_dim", b"action_dim", "gym_ids", b"gym_ids", "lanes", b"lanes", "max_steps", b"max_steps", "observation_dim", b"observation_dim", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_dim", b"action_dim", "gym_ids", b"gym_ids", "lanes", b"lanes", "max_steps", b"max_steps", "min_lanes", b"min_lanes", "observation_dim", b"observation_dim", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EnvironmentSource: _TypeAlias = EnvironmentSource  # noqa: Y015
+
+@_typing.final
+class Normalize(_message.Message):
+    """Running normalisation, as Stable-Baselines3's VecNormalize does it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NORM_OBS_FIELD_NUMBER: _builtins.int
+    NORM_REWARD_FIELD_NUMBER: _builtins.int
+    CLIP_OBS_FIELD_NUMBER: _builtins.int
+    CLIP_REWARD_FIELD_NUMBER: _builtins.int
+    NORM_OBS_KEYS_FIELD_NUMBER: _builtins.int
+    norm_obs: _builtins.bool
+    norm_reward: _builtins.bool
+    clip_obs: _builtins.float
+    """0: 10"""
+    clip_reward: _builtins.float
+    """0: 10"""
+    @_builtins.property
+    def norm_obs_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of Dict observations; empty: every leaf of floats"""
+
+    def __init__(
+        self,
+        *,
+        norm_obs: _builtins.bool = ...,
+        norm_reward: _builtins.bool = ...,
+        clip_obs: _builtins.float = ...,
+        clip_reward: _builtins.float = ...,
+        norm_obs_keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clip_obs", b"clip_obs", "clip_reward", b"clip_reward", "norm_obs", b"norm_obs", "norm_obs_keys", b"norm_obs_keys", "norm_reward", b"norm_reward"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Normalize: _TypeAlias = Normalize  # noqa: Y015
 
 @_typing.final
 class StartRunRequest(_message.Message):
@@ -130,10 +175,13 @@ class StartRunRequest(_message.Message):
     MODEL_OUTPUT_PATH_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FREQ_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    NORMALIZE_FIELD_NUMBER: _builtins.int
+    FRAME_STACK_FIELD_NUMBER: _builtins.int
     experiment_id: _builtins.str
     """groups runs; must not be empty"""
     algorithm: _builtins.str
-    """a name of ListAlgorithms: "ppo", "a2c", "dqn" """
+    """a name of ListAlgorithms: "ppo", "dqn", "sac", …"""
     total_timesteps: _builtins.int
     """environment steps over all lanes, above zero"""
     seed: _builtins.int
@@ -144,11 +192,19 @@ class StartRunRequest(_message.Message):
     """timesteps between checkpoints; 0: the server's CHECKPOINT_FREQ"""
     idempotency_key: _builtins.str
     """empty: none; metadata `idempotency-key` does the same"""
+    policy: _builtins.str
+    """"MlpPolicy", "CnnPolicy", "MultiInputPolicy"; empty: as the observations need it"""
+    frame_stack: _builtins.int
+    """how many of the last observations the policy sees; 0 or 1: the present one"""
     @_builtins.property
     def environment(self) -> Global___EnvironmentSource: ...
     @_builtins.property
     def hyperparameters(self) -> _struct_pb2.Struct:
         """by their Stable-Baselines3 names"""
+
+    @_builtins.property
+    def normalize(self) -> Global___Normalize:
+        """absent: nothing is normalised"""
 
     def __init__(
         self,
@@ -162,10 +218,13 @@ class StartRunRequest(_message.Message):
         model_output_path: _builtins.str = ...,
         checkpoint_freq: _builtins.int = ...,
         idempotency_key: _builtins.str = ...,
+        policy: _builtins.str = ...,
+        normalize: Global___Normalize | None = ...,
+        frame_stack: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "environment", b"environment", "hyperparameters", b"hyperparameters", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "environment", b"environment", "hyperparameters", b"hyperparameters", "normalize", b"normalize", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "algorithm", b"algorithm", "checkpoint_freq", b"checkpoint_freq", "environment", b"environment", "experiment_id", b"experiment_id", "hyperparameters", b"hyperparameters", "idempotency_key", b"idempotency_key", "model_output_path", b"model_output_path", "seed", b"seed", "total_timesteps", b"total_timesteps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "algorithm", b"algorithm", "checkpoint_freq", b"checkpoint_freq", "environment", b"environment", "experiment_id", b"experiment_id", "frame_stack", b"frame_stack", "hyperparameters", b"hyperparameters", "idempotency_key", b"idempotency_key", "model_output_path", b"model_output_path", "normalize", b"normalize", "policy", b"policy", "seed", b"seed", "total_timesteps", b"total_timesteps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
@@ -423,6 +482,10 @@ class Run(_message.Message):
     ENGINE_FIELD_NUMBER: _builtins.int
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     TENSORBOARD_DIR_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    NORMALIZE_FIELD_NUMBER: _builtins.int
+    FRAME_STACK_FIELD_NUMBER: _builtins.int
+    SIMULATORS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     experiment_id: _builtins.str
     algorithm: _builtins.str
@@ -451,6 +514,9 @@ class Run(_message.Message):
     queue_position: _builtins.int
     """1: next; 0: not queued"""
     tensorboard_dir: _builtins.str
+    policy: _builtins.str
+    """as asked for"""
+    frame_stack: _builtins.int
     @_builtins.property
     def environment(self) -> Global___EnvironmentSource: ...
     @_builtins.property
@@ -466,6 +532,12 @@ class Run(_message.Message):
     @_builtins.property
     def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Checkpoint]:
         """oldest first, those that are kept"""
+
+    @_builtins.property
+    def normalize(self) -> Global___Normalize: ...
+    @_builtins.property
+    def simulators(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttachedSimulator]:
+        """those that dialled in"""
 
     def __init__(
         self,
@@ -494,14 +566,72 @@ class Run(_message.Message):
         engine: _builtins.str = ...,
         queue_position: _builtins.int = ...,
         tensorboard_dir: _builtins.str = ...,
+        policy: _builtins.str = ...,
+        normalize: Global___Normalize | None = ...,
+        frame_stack: _builtins.int = ...,
+        simulators: _abc.Iterable[Global___AttachedSimulator] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "environment", b"environment", "finished_at", b"finished_at", "hyperparameters", b"hyperparameters", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "environment", b"environment", "finished_at", b"finished_at", "hyperparameters", b"hyperparameters", "normalize", b"normalize", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "attempt", b"attempt", "checkpoints", b"checkpoints", "created_at", b"created_at", "engine", b"engine", "environment", b"environment", "error_message", b"error_message", "experiment_id", b"experiment_id", "exported_path", b"exported_path", "finished_at", b"finished_at", "hyperparameters", b"hyperparameters", "log_tail", b"log_tail", "model_output_path", b"model_output_path", "queue_position", b"queue_position", "run_id", b"run_id", "seconds_left", b"seconds_left", "seed", b"seed", "started_at", b"started_at", "state", b"state", "state_reason", b"state_reason", "steps_per_second", b"steps_per_second", "tensorboard_dir", b"tensorboard_dir", "timesteps_done", b"timesteps_done", "total_timesteps", b"total_timesteps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "attempt", b"attempt", "checkpoints", b"checkpoints", "created_at", b"created_at", "engine", b"engine", "environment", b"environment", "error_message", b"error_message", "experiment_id", b"experiment_id", "exported_path", b"exported_path", "finished_at", b"finished_at", "frame_stack", b"frame_stack", "hyperparameters", b"hyperparameters", "log_tail", b"log_tail", "model_output_path", b"model_output_path", "normalize", b"normalize", "policy", b"policy", "queue_position", b"queue_position", "run_id", b"run_id", "seconds_left", b"seconds_left", "seed", b"seed", "simulators", b"simulators", "started_at", b"started_at", "state", b"state", "state_reason", b"state_reason", "steps_per_second", b"steps_per_second", "tensorboard_dir", b"tensorboard_dir", "timesteps_done", b"timesteps_done", "total_timesteps", b"total_timesteps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class AttachedSimulator(_message.Message):
+    """A simulator that dialled in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    COMPONENT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    LANES_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    CONNECTED_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    peer: _builtins.str
+    """its address"""
+    component: _builtins.str
+    """what it says of itself"""
+    version: _builtins.str
+    language: _builtins.str
+    lanes: _builtins.int
+    requests_per_second: _builtins.float
+    """over the last seconds, on the stream"""
+    connected: _builtins.bool
+    """else: it is away, within its lease"""
+    role: _builtins.str
+    """"training", "spare" (joins where lanes are lost) or "waiting" (for the run)"""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        peer: _builtins.str = ...,
+        component: _builtins.str = ...,
+        version: _builtins.str = ...,
+        language: _builtins.str = ...,
+        lanes: _builtins.int = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        requests_per_second: _builtins.float = ...,
+        connected: _builtins.bool = ...,
+        role: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component", b"component", "connected", b"connected", "lanes", b"lanes", "language", b"language", "peer", b"peer", "requests_per_second", b"requests_per_second", "role", b"role", "session_id", b"session_id", "since", b"since", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachedSimulator: _TypeAlias = AttachedSimulator  # noqa: Y015
 
 @_typing.final
 class Checkpoint(_message.Message):

@@ -30,7 +30,9 @@ def test_catalogue_is_that_of_the_installed_version(name: str) -> None:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_defaults_parse_and_build_a_model(name: str) -> None:
     parsed = parse_typed(name, {})
-    model: Any = algorithm_class(name)("MlpPolicy", "CartPole-v1", **sb3_arguments(name, parsed))
+    env_id = "CartPole-v1" if "Discrete" in ALGORITHMS[name].actions else "Pendulum-v1"
+    policy = "MlpLstmPolicy" if name == "recurrent_ppo" else "MlpPolicy"
+    model: Any = algorithm_class(name)(policy, env_id, **sb3_arguments(name, parsed))
     model.env.close()
     assert parsed == {h.name: h.default for h in ALGORITHMS[name].hyperparameters}
 
@@ -50,6 +52,11 @@ def test_defaults_parse_and_build_a_model(name: str) -> None:
         ("ppo", "policy_kwargs", '{"optimizer_kwargs": {"eps": 1e-6}}', {"optimizer_kwargs": {"eps": 1e-6}}),
         ("dqn", "train_freq", '["1", "episode"]', [1, "episode"]),
         ("dqn", "gradient_steps", "-1", -1),
+        ("sac", "ent_coef", "auto_0.1", "auto_0.1"),
+        ("sac", "target_entropy", "-2", -2.0),
+        ("td3", "action_noise", '{"type": "normal", "sigma": 0.1}', {"type": "normal", "sigma": 0.1}),
+        ("tqc", "policy_kwargs", '{"n_quantiles": 25.0}', {"n_quantiles": 25}),
+        ("recurrent_ppo", "policy_kwargs", '{"lstm_hidden_size": 64}', {"lstm_hidden_size": 64}),
     ],
 )
 def test_text_values(name: str, key: str, text: str, value: Any) -> None:
@@ -60,7 +67,12 @@ def test_text_values(name: str, key: str, text: str, value: Any) -> None:
     ("name", "key", "given_value", "expected"),
     [
         ("ppo", "gama", 1, "did you mean gamma?"),
-        ("ppo", "use_sde", True, "continuous actions only"),
+        ("ppo", "policy_kwargs", {"n_critics": 2}, "is not one of net_arch"),
+        ("recurrent_ppo", "policy_kwargs", {"n_lstm_layers": 0}, "a whole number from 1 to 4096"),
+        ("sac", "action_noise", {"type": "pink", "sigma": 1}, "normal"),
+        ("sac", "action_noise", {"type": "normal", "sigma": 0}, "number above 0"),
+        ("sac", "ent_coef", "auto_x", "auto_<number>"),
+        ("sac", "target_entropy", "much", "or auto"),
         ("ppo", "n_steps", 1.5, "a whole number from 1 to 1e+06"),
         ("ppo", "n_steps", True, "True given"),
         ("ppo", "gamma", "nan", "a finite number from 0 to 1"),
@@ -111,6 +123,13 @@ def test_defaults_of_protocol_and_operator() -> None:
         ("dqn", {"gradient_steps": 0}, 1, "gradient_steps"),
         ("dqn", {"optimize_memory_usage": True}, 1, "optimize_memory_usage"),
         ("dqn", {"buffer_size": 1}, 2, "buffer_size"),
+        ("sac", {"gradient_steps": 0}, 1, "gradient_steps"),
+        (
+            "recurrent_ppo",
+            {"policy_kwargs": {"shared_lstm": True}},
+            1,
+            "policy_kwargs",
+        ),
     ],
 )
 def test_contradictions(name: str, values: dict[str, Any], lanes: int, field: str) -> None:
@@ -134,9 +153,15 @@ def test_any_text_is_a_value_or_a_named_error(name: str, data: st.DataObject) ->
 
 def test_arguments() -> None:
     parsed = parse_text("dqn", {"train_freq": '["2", "step"]', "learning_rate": "lin_0.1"})
-    parsed["policy_kwargs"] = {"activation_fn": "relu", "ortho_init": True}
+    parsed["policy_kwargs"] = {"activation_fn": "relu"}
     arguments = sb3_arguments("dqn", parsed)
     assert arguments["train_freq"] == (2, "step")
     assert isinstance(arguments["learning_rate"], LinearSchedule)
     assert arguments["learning_rate"](0.5) == pytest.approx(0.05)
     assert arguments["policy_kwargs"] == {"activation_fn": nn.ReLU}
+
+
+def test_noise_has_the_length_of_an_action() -> None:
+    parsed = parse_typed("td3", {"action_noise": {"type": "ornstein_uhlenbeck", "sigma": 0.3}})
+    noise = sb3_arguments("td3", parsed, action_dim=3)["action_noise"]
+    assert noise().shape == (3,)

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from auxilium_rl.simulator.server import contract_of
+from auxilium_rl.simulator.describing import contract_of
 from auxilium_rl.simulator.session import SessionHost, SessionRefused, hello_in
 from auxilium_rl.wire.gym_lanes import GymLanes
 from generated.simulation.v2 import simulation_pb2 as pb
@@ -180,8 +180,10 @@ def test_ping_is_not_counted(host: SessionHost) -> None:
     trainer = Trainer(host)
     assert trainer.ask(0, ping=pb.Ping()).WhichOneof("kind") == "pong"
     assert trainer.session.last_seq == 0
-    with pytest.raises(SessionRefused, match="seq 0 with reset"):
-        trainer.ask(0, reset=pb.Reset())
+    answer = trainer.ask(0, reset=pb.Reset())
+    assert answer.error.code == pb.ERROR_CODE_INVALID_REQUEST
+    assert answer.error.message == "seq: 0 given with reset; reset is counted from 1"
+    assert "a second hello" in trainer.ask(0, hello=HELLO).error.message
 
 
 def test_garbage_is_refused(host: SessionHost) -> None:

@@ -77,4 +77,6 @@ def test_addresses() -> None:
     assert is_loopback("unix:///x")
     assert is_loopback("tcp://127.0.0.1:1")
     assert is_loopback("tcp://[::1]:1")
+    assert is_loopback("tcp://localhost:1")
     assert not is_loopback("tcp://10.0.0.1:1")
+    assert not is_loopback("tcp://127.evil.example:1")

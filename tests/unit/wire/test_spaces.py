@@ -66,6 +66,14 @@ def test_elements_come_back_bit_for_bit(space: Any, count: int, seed: int) -> No
         np.testing.assert_array_equal(back, rows)
 
 
+def test_leaves_keep_their_declared_order() -> None:
+    declared = spaces.Dict([("b", spaces.Discrete(2)), ("a", spaces.MultiBinary(3))])
+    back = space_of(space_message(declared), "observation")
+    assert isinstance(back, spaces.Dict)
+    assert list(back.spaces) == ["b", "a"]
+    assert [leaf.key for leaf in Codec(counted_from_zero(back)).leaves] == ["b", "a"]
+
+
 def test_bounds_that_differ_travel_whole_and_equal_ones_once() -> None:
     apart = space_message(spaces.Box(np.array([0.0, 1.0], np.float32), np.array([2.0, 3.0], np.float32)))
     alike = space_message(spaces.Box(0, 255, (84, 84, 4), np.uint8))
