@@ -23,9 +23,7 @@ def configure_logging(level: str = "INFO", output: str = "auto") -> None:
     """
     console = output == "console" or (output == "auto" and sys.stderr.isatty())
     rendering: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
-        if console
-        else [_TRACEBACKS, structlog.processors.JSONRenderer()]
+        [structlog.dev.ConsoleRenderer()] if console else [_TRACEBACKS, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[

@@ -13,11 +13,10 @@ from typing import Any
 
 import grpc
 
-from auxilium_rl.simulator.describing import EnvironmentFactory, contract_of, maker_of
+from auxilium_rl.simulator.describing import EnvironmentFactory, contract_of, lanes_of, maker_of
 from auxilium_rl.simulator.session import Session, SessionRefused
 from auxilium_rl.wire.contract import GENERATION
 from auxilium_rl.wire.frames import MAX_FRAME, FrameError, FrameSocket, connect_lane, is_loopback
-from auxilium_rl.wire.gym_lanes import GymLanes
 from generated.simulation.v2 import simulation_pb2 as pb
 
 __all__ = ["AttachError", "AttachedEnv", "attach_env"]
@@ -79,7 +78,7 @@ class AttachedEnv:
         self._make = maker_of(make)
         self._server, self._experiment_id, self._token = server, experiment_id, token.encode()
         self._lease = lease
-        self.contract = contract_of(self._make, lanes, version)
+        self.contract, _ = contract_of(self._make, lanes, version)
         self._session_id, self._resume_token = secrets.token_hex(8), secrets.token_bytes(16)
         self._session: Session | None = None
         self._fast: FrameSocket | None = None
@@ -171,7 +170,7 @@ class AttachedEnv:
         if not resumed:
             if self._session is not None:
                 self._session.close()
-            lanes = GymLanes(self._make, self.contract.lanes)
+            lanes = lanes_of(self._make, self.contract.lanes)
             self._session = Session(lanes, self.contract, self._session_id, self._resume_token)
         assert self._session is not None
         self._close_fast_lane()

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from auxilium_rl.simulator.describing import AnyLanes
 from auxilium_rl.wire.contract import Contract
-from auxilium_rl.wire.gym_lanes import GymLanes
 from auxilium_rl.wire.rows import Transition
 from auxilium_rl.wire.spaces import Codec, InvalidSlab
 from generated.simulation.v2 import simulation_pb2 as pb
@@ -31,13 +31,14 @@ class RequestRefused(ValueError):
 class LaneRequests:
     """Turns messages into calls of the lanes and back."""
 
-    def __init__(self, lanes: GymLanes, contract: Contract) -> None:
+    def __init__(self, lanes: AnyLanes, contract: Contract) -> None:
         self._lanes = lanes
         self._count = contract.lanes
         self._all = list(range(contract.lanes))
         self._observations = Codec(lanes.observation_space)
         self._actions = Codec(lanes.action_space, action=True)
         self._action_space = lanes.action_space
+        self._some = "partial_reset" in contract.capabilities
         self._begun = [False] * contract.lanes
         self.steps = 0
         """Steps that all lanes took together."""
@@ -70,6 +71,10 @@ class LaneRequests:
         for lane in lanes:
             if not self._begun[lane]:
                 raise RequestRefused(pb.ERROR_CODE_NOT_READY, f"lane {lane} needs a Reset before a Step")
+        if not self._some and len(lanes) != self._count:
+            raise RequestRefused(
+                pb.ERROR_CODE_UNSUPPORTED, f"lanes: {lanes} given; this simulator steps all of them at once"
+            )
         if request.want or request.want_render:
             raise RequestRefused(pb.ERROR_CODE_UNSUPPORTED, "want and want_render are not taken here; leave them out")
         try:

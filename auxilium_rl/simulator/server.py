@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from concurrent import futures
 from typing import Any, NoReturn
 
 import grpc
 import gymnasium
 import numpy as np
 
-from auxilium_rl.simulator.describing import EnvironmentFactory, contract_of, maker_of
+from auxilium_rl.simulator.describing import EnvironmentFactory, contract_of, lanes_of, maker_of
 from auxilium_rl.simulator.fast_lane import FastLaneServer
+from auxilium_rl.simulator.observing import Observatory
 from auxilium_rl.simulator.servicer import environment_service
 from auxilium_rl.simulator.session import SessionHost
 from auxilium_rl.wire.call_pool import CallPool
 from auxilium_rl.wire.contract import Contract
 from auxilium_rl.wire.frames import MAX_FRAME
-from auxilium_rl.wire.gym_lanes import GymLanes
+from auxilium_rl.wire.spaces import counted_from_zero, leaves_of
 from generated import simulation_pb2, simulation_pb2_grpc
 
-__all__ = ["EnvironmentServer"]
+__all__ = ["EnvironmentServer", "serve_env"]
 
+_MAX_WATCHERS = 16
 _OPTIONS = [
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAX_FRAME),
@@ -38,7 +41,7 @@ class _Gym:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.env: gymnasium.Env[Any, Any] | None = None
+        self.env: Any = None
         self.running = False
         self.steps = 0
         self.closes = 0
@@ -62,12 +65,14 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
     whose spaces the unary protocol cannot carry are served by ``simulation.v2`` alone.
 
     Args:
-        env: a Gymnasium id, or a callable that makes an environment.
+        env: a Gymnasium id, or a callable that makes an environment, or a vector environment (which has its own lanes
+            and is served by ``simulation.v2`` alone).
         gym_ids: the names that are served; any other is NOT_FOUND.
         port: 0 takes a free one.
         fast_lane: ``unix:///path`` or ``tcp://127.0.0.1:port`` that ``simulation.v2`` offers; empty: none.
         lease: seconds that a ``simulation.v2`` session outlives its connection.
         version: the simulator's own, for its contract.
+        render: make a Gymnasium id so that watchers can have frames.
 
     Raises:
         UnsupportedSpace: the spaces fit no protocol.
@@ -85,20 +90,30 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
         fast_lane: str = "",
         lease: float = 60.0,
         version: str = "",
+        render: bool = False,
     ) -> None:
-        self._make = maker_of(env)
+        self._make = maker_of(env, render=render)
         if not gym_ids or "" in gym_ids or len(set(gym_ids)) != len(gym_ids):
             raise ValueError(f"gym ids {list(gym_ids)}: at least one is needed, and each must be unique and not empty")
         self._gyms = {gym_id: _Gym() for gym_id in gym_ids}
         self._host, self._wanted_port = host, port
-        self.contract = contract_of(self._make, len(self._gyms), version)
+        self.contract, pictures = contract_of(self._make, len(self._gyms), version)
         self.observation_dim, self.action_dim, self._first_action = _flat_shape(self.contract)
-        self._host_of_sessions = SessionHost(lambda: GymLanes(self._make, len(self._gyms)), self.contract, lease)
+        self._host_of_sessions = SessionHost(lambda: lanes_of(self._make, self.contract.lanes), self.contract, lease)
+        self._watchers = futures.ThreadPoolExecutor(_MAX_WATCHERS + 1, thread_name_prefix="watcher")
+        self._host_of_sessions.observatory = Observatory(
+            leaves_of(counted_from_zero(self.contract.observation)),
+            self.contract.lanes,
+            can_render=pictures,
+            max_watchers=_MAX_WATCHERS,
+        )
         self._fast_lane = FastLaneServer(self._host_of_sessions, fast_lane) if fast_lane else None
         if self._fast_lane is not None:
             self._host_of_sessions.data_plane = (self._fast_lane.address,)
         self._workers = CallPool(max(4, len(self._gyms)) + 2, "simulator")
         self._server: grpc.Server | None = None
+        self.address = ""
+        """Where it answers, once it does."""
 
     @property
     def gym_ids(self) -> tuple[str, ...]:
@@ -132,7 +147,7 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
         )
         if self.observation_dim:
             simulation_pb2_grpc.add_SimulationServiceServicer_to_server(self, server)
-        server.add_generic_rpc_handlers((environment_service(self._host_of_sessions),))
+        server.add_generic_rpc_handlers((environment_service(self._host_of_sessions, self._watchers),))
         try:
             port: int = server.add_insecure_port(f"{self._host}:{self._wanted_port}")
         except RuntimeError as error:
@@ -142,6 +157,7 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
             ) from error
         server.start()
         self._server = server
+        self.address = f"{self._host}:{port}"
         return port
 
     def wait(self) -> None:
@@ -149,11 +165,20 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
         if self._server is not None:
             self._server.wait_for_termination()
 
+    def __enter__(self) -> EnvironmentServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def stop(self, grace: float | None = None) -> None:
         """End the server and close every environment."""
+        if self._host_of_sessions.observatory is not None:
+            self._host_of_sessions.observatory.close()
         if self._server is not None:
             self._server.stop(grace).wait()
         self._workers.shutdown()
+        self._watchers.shutdown(wait=False)
         if self._fast_lane is not None:
             self._fast_lane.close()
         self._host_of_sessions.close()
@@ -236,7 +261,8 @@ def _flat_shape(contract: Contract) -> tuple[int, int, int]:
     """Observation length, number of actions and first action of the unary protocol; zeros when it cannot carry them."""
     observation, action = contract.observation, contract.action
     if (
-        not isinstance(observation, gymnasium.spaces.Box)
+        "partial_reset" not in contract.capabilities  # lanes that cannot be stepped one by one
+        or not isinstance(observation, gymnasium.spaces.Box)
         or len(observation.shape) != 1
         or not np.issubdtype(observation.dtype, np.floating)
         or not isinstance(action, gymnasium.spaces.Discrete)
@@ -247,3 +273,39 @@ def _flat_shape(contract: Contract) -> tuple[int, int, int]:
 
 def _text(info: dict[str, Any]) -> dict[str, str]:
     return {str(key): str(value) for key, value in info.items()}
+
+
+def serve_env(
+    env: str | EnvironmentFactory,
+    lanes: int = 1,
+    address: str = "127.0.0.1:50062",
+    *,
+    fast_lane: str = "",
+    lease: float = 60.0,
+    version: str = "",
+    render: bool = False,
+) -> EnvironmentServer:
+    """Put an environment behind both protocols and, where it is named, the fast lane; it answers when this returns.
+
+    Args:
+        env: a Gymnasium id, or a callable that makes an environment.
+        lanes: how many of them.
+        address: ``host:port``; port 0 takes a free one, which ``EnvironmentServer.address`` tells.
+
+    Raises: as ``EnvironmentServer`` and its ``start``.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"address {address!r}: host:port is accepted")
+    server = EnvironmentServer(
+        env,
+        [f"lane-{number}" for number in range(lanes)],
+        host,
+        int(port),
+        fast_lane=fast_lane,
+        lease=lease,
+        version=version,
+        render=render,
+    )
+    server.start()
+    return server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent import futures
 from typing import Any
 
 import grpc
@@ -13,7 +14,7 @@ from generated.simulation.v2 import simulation_pb2 as pb
 __all__ = ["environment_service"]
 
 
-def environment_service(host: SessionHost) -> grpc.GenericRpcHandler:
+def environment_service(host: SessionHost, watchers: futures.ThreadPoolExecutor) -> grpc.GenericRpcHandler:
     """The handlers of the service. Sessions travel as bytes: the fast lane answers with the same."""
 
     def describe(request: pb.Hello, context: grpc.ServicerContext) -> pb.Contract:
@@ -29,7 +30,18 @@ def environment_service(host: SessionHost) -> grpc.GenericRpcHandler:
         except SessionRefused as refused:
             context.abort(refused.code, refused.message)
 
+    def observe(request: pb.ObserveRequest, context: grpc.ServicerContext) -> Iterator[pb.Observed]:
+        if host.observatory is None:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "this simulator cannot be watched")
+        else:
+            yield from host.observatory.watch(request, context)
+
+    watching: Any = observe
+    watching.experimental_thread_pool = watchers  # they must not take the threads of sessions
     handlers: dict[str, Any] = {
+        "Observe": grpc.unary_stream_rpc_method_handler(
+            watching, pb.ObserveRequest.FromString, pb.Observed.SerializeToString
+        ),
         "Describe": grpc.unary_unary_rpc_method_handler(describe, pb.Hello.FromString, pb.Contract.SerializeToString),
         "Session": grpc.stream_stream_rpc_method_handler(session),
     }

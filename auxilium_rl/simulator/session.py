@@ -16,9 +16,10 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from auxilium_rl.simulator.describing import AnyLanes
 from auxilium_rl.simulator.lane_requests import LaneRequests, RequestRefused
+from auxilium_rl.simulator.observing import Observatory, png_of
 from auxilium_rl.wire.contract import GENERATION, Contract
-from auxilium_rl.wire.gym_lanes import GymLanes
 from generated.simulation.v2 import simulation_pb2 as pb
 
 __all__ = ["Session", "SessionHost", "SessionRefused"]
@@ -36,7 +37,15 @@ class SessionRefused(Exception):
 class Session:
     """One trainer's use of the lanes."""
 
-    def __init__(self, lanes: GymLanes, contract: Contract, session_id: str = "", resume_token: bytes = b"") -> None:
+    def __init__(
+        self,
+        lanes: AnyLanes,
+        contract: Contract,
+        session_id: str = "",
+        resume_token: bytes = b"",
+        observatory: Observatory | None = None,
+    ) -> None:
+        self._lanes, self._observatory = lanes, observatory
         self.session_id = session_id or secrets.token_hex(8)
         self.resume_token = resume_token or secrets.token_bytes(16)
         self.last_seq = 0
@@ -131,10 +140,13 @@ class Session:
 
     def _carry_out(self, message: pb.ToEnv) -> pb.FromEnv:
         kind = message.WhichOneof("kind")
-        if kind == "step":
-            return pb.FromEnv(transition=self._requests.step(message.step))
-        if kind == "reset":
-            return pb.FromEnv(transition=self._requests.reset(message.reset))
+        if kind in {"step", "reset"}:
+            stepping = kind == "step"
+            transition = self._requests.step(message.step) if stepping else self._requests.reset(message.reset)
+            if self._observatory is not None:
+                step = message.step if stepping else None
+                self._observatory.publish(message.seq, transition, step, self._frame)
+            return pb.FromEnv(transition=transition)
         if kind == "close":
             self._end()
             return pb.FromEnv(closed=pb.Closed(message=message.close.reason))
@@ -142,6 +154,9 @@ class Session:
             pb.ERROR_CODE_UNSUPPORTED,
             f"{kind or 'nothing'} given; this simulator takes reset, step, close, and ping with seq 0",
         )
+
+    def _frame(self, lane: int) -> bytes:
+        return png_of(self._lanes.render(lane))
 
 
 def _unnumbered(message: pb.ToEnv) -> bytes:
@@ -169,9 +184,10 @@ class SessionHost:
         lease: seconds that a session outlives its connection.
     """
 
-    def __init__(self, make_lanes: Callable[[], GymLanes], contract: Contract, lease: float = 60.0) -> None:
+    def __init__(self, make_lanes: Callable[[], AnyLanes], contract: Contract, lease: float = 60.0) -> None:
         self.contract = contract
         self.lease = lease
+        self.observatory: Observatory | None = None
         self.data_plane: Sequence[str] = ()
         self.data_plane_token = secrets.token_bytes(16)
         self._make_lanes = make_lanes
@@ -259,7 +275,7 @@ class SessionHost:
                     f"session {held.session_id} holds the lanes: {since}; its lease is {self.lease:g} s",
                 )
             held.close()
-        return Session(self._make_lanes(), self.contract)
+        return Session(self._make_lanes(), self.contract, observatory=self.observatory)
 
 
 def _check_generation(hello: pb.Hello) -> None:

@@ -94,6 +94,15 @@ class GymLanes:
             stack(final, space) if final else None,
         )
 
+    @property
+    def can_render(self) -> bool:
+        """Whether ``render`` gives pictures."""
+        return self._envs[0].render_mode == "rgb_array"
+
+    def render(self, lane: int) -> Any:
+        """A picture of one lane, ``(height, width, 3)`` uint8."""
+        return self._envs[lane].render()
+
     def close(self) -> None:
         """Close every environment."""
         for env in self._envs:

@@ -45,7 +45,7 @@ HELLO = pb.Hello(generation="sim-v2")
 
 @pytest.fixture
 def host() -> SessionHost:
-    return SessionHost(lambda: GymLanes(Counting, 2), contract_of(Counting, 2), lease=60.0)
+    return SessionHost(lambda: GymLanes(Counting, 2), contract_of(Counting, 2)[0], lease=60.0)
 
 
 class Trainer:
