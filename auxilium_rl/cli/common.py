@@ -26,6 +26,8 @@ class EXIT:
     """No server answered."""
     NOT_FOUND = 4
     """There is no such run."""
+    WARNINGS = 5
+    """Nothing is broken, but something should be looked at."""
     INTERRUPTED = 130
     """Ctrl-C; the run goes on."""
 

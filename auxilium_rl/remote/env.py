@@ -123,6 +123,16 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         """What carries requests now: ``fast lane`` or ``stream``."""
         return self._session.connection.transport
 
+    @property
+    def env_seconds(self) -> float:
+        """The simulator's own time so far, as it tells it."""
+        return self._session.lanes.env_seconds
+
+    @property
+    def offers(self) -> tuple[str, ...]:
+        """The fast lanes that the simulator offers."""
+        return self._session.connection.offers
+
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:

@@ -9,9 +9,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
 
+from auxilium_rl.simulator import serve_env
 from tests.e2e.harness import ROOT, Server, until
 
 
@@ -155,3 +159,56 @@ def test_serve(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=40) == 0
     process.stderr.close()
+
+
+def test_env_attach_brings_environments_to_a_run(server: Server) -> None:
+    run = server.client.train("ppo", env="attached:cli", lanes=2, total_timesteps=512, hyperparameters={"n_steps": 64})
+    refused = auxilium(server, "env", "attach", "CartPole-v1", "nobody")
+    assert refused.returncode == 1
+    assert "no run waits for its simulators" in refused.stderr
+    attached = auxilium(server, "env", "attach", "CartPole-v1", "cli", "--lanes", "2")
+    assert attached.returncode == 0, attached.stderr
+    assert "attached to 'cli'" in attached.stdout
+    assert run.wait(timeout=30).timesteps_done == 512
+
+
+class _Broken(gymnasium.Env[Any, Any]):
+    """Leaves its bounds."""
+
+    observation_space = gymnasium.spaces.Box(0, 1, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        return np.array([2.0], np.float32), 0.0, False, False, {}
+
+
+class _Worse(_Broken):
+    """Says what is no number."""
+
+    def step(self, action: Any) -> Any:
+        return np.array([np.nan], np.float32), 0.0, False, False, {}
+
+
+def test_env_check_says_what_is_wrong(server: Server) -> None:
+    for env, code, says in (
+        ("CartPole-v1", 0, "resume          who comes back with its token goes on"),
+        (_Broken, 5, "values          lane 0: observation[0] is 2, outside 0 to 1; declare wider bounds"),
+        (_Worse, 1, "slabs           lane 0: observation[0] is nan; every value must be finite"),
+    ):
+        with serve_env(env, 2, "127.0.0.1:0", fast_lane="tcp://127.0.0.1:0") as served:
+            examined = auxilium(server, "env", "check", served.address)
+        assert examined.returncode == code, examined.stdout + examined.stderr
+        assert says in examined.stdout
+    assert auxilium(server, "env", "check", "127.0.0.1:1").returncode == 3
+
+
+def test_env_bench_measures(server: Server) -> None:
+    with serve_env("CartPole-v1", 2, "127.0.0.1:0", fast_lane="tcp://127.0.0.1:0") as served:
+        measured = auxilium(server, "env", "bench", served.address, "--seconds", "0.05", "--timesteps", "128")
+    assert measured.returncode == 0, measured.stderr
+    for word in ("stream", "fast lane", "learning", "128 timesteps"):
+        assert word in measured.stdout

@@ -79,6 +79,7 @@ class Connection:
         self._experiment_id = experiment_id
         self._seq = 0
         self._session_id, self._resume_token = known, b""
+        self._offers: tuple[str, ...] = ()
         self._stream: Link | None = None
         self._fast: FastLink | None = None
         self._fast_worked = False
@@ -94,6 +95,11 @@ class Connection:
     def transport(self) -> str:
         """What carries requests now: ``fast lane`` or ``stream``."""
         return "fast lane" if self._fast is not None else "stream"
+
+    @property
+    def offers(self) -> tuple[str, ...]:
+        """The fast lanes that the simulator offered last."""
+        return self._offers
 
     def ask(self, request: pb.ToEnv, timeout: float) -> pb.FromEnv:
         """Have one request carried out exactly once; waits out lost connections.
@@ -229,6 +235,7 @@ class Connection:
             self._hang_up()
             raise ContractViolation(f"the contract of the simulator at {self._address}: {refused}") from refused
         self._session_id, self._resume_token = message.session_id, message.resume_token
+        self._offers = tuple(message.data_plane)
         return contract
 
     def _upgrade(self, message: pb.Contract) -> None:

@@ -28,6 +28,7 @@ class SessionLanes:
     Attributes:
         contract: as agreed.
         last: the observations that every lane was seen with last.
+        env_seconds: the simulator's own time so far, as it tells it.
 
     Args:
         connection: an open session; this object closes it.
@@ -47,6 +48,7 @@ class SessionLanes:
         self._actions = Codec(self.action_space, action=True)
         self._all = list(range(self.lanes))
         self.last: Obs | None = None
+        self.env_seconds = 0.0
         self._lost_meanwhile: Transition | None = None
 
     def reset(
@@ -169,6 +171,7 @@ class SessionLanes:
             raise ContractViolation(
                 f"the simulator answered with {answer.WhichOneof('kind')}; a transition is expected"
             )
+        self.env_seconds += answer.env_ns / 1e9
         message, count = answer.transition, len(lanes)
         try:
             observations = self._observations.decode(message.obs, count)

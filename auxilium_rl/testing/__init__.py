@@ -1,0 +1,1 @@
+"""For authors of simulators: does mine keep the protocol?"""
