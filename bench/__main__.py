@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from bench import acting, footprint, training
+from bench import acting, footprint, peers, remote_training, simulators, training
 from bench.measure import report
 
-GROUPS = {"footprint": footprint.figures, "acting": acting.figures, "training": training.figures}
+GROUPS = {
+    "footprint": footprint.figures,
+    "acting": acting.figures,
+    "training": training.figures,
+    "simulators": simulators.figures,
+    "peers": peers.figures,
+    "remote_training": remote_training.figures,
+}
 
 
 def main() -> int:

@@ -36,21 +36,23 @@ def _against_stock() -> Figure:
             run = client.train(
                 "ppo", env=f"grpc://{address}", gym_ids=["lane-0"], total_timesteps=STEPS, seed=3, **SHAPE
             )
-            rate = _rate(run)
+            rate = rate_of(run)
             same_weights(run, weights)
             return rate
 
-        def stock() -> float:
-            command = [sys.executable, "-m", "bench.stock", str(STEPS), str(weights)]
-            env = {**os.environ, "OMP_NUM_THREADS": "1"}
-            return float(subprocess.run(command, cwd=ROOT, env=env, capture_output=True, check=True).stdout)
-
-        stock()  # makes the weights that every run is compared with
-        ratios = interleaved(service, stock)
+        stock(STEPS, weights)  # makes the weights that every run is compared with
+        ratios = interleaved(service, lambda: stock(STEPS, weights))
     return Figure("PPO defaults, 1 unary lane, steps/s ÷ stock SB3 in-process, weights bit-equal", ratios, 0.62, True)
 
 
-def _rate(run: Run) -> float:
+def stock(total: int, weights: Path, lanes: int = 1) -> float:
+    """Steps/s of Stable-Baselines3 in a process of its own, which leaves its weights behind."""
+    command = [sys.executable, "-m", "bench.stock", str(total), str(weights), str(lanes)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return float(subprocess.run(command, cwd=ROOT, env=env, capture_output=True, check=True).stdout)
+
+
+def rate_of(run: Run) -> float:
     """Steps/s from the first step to the end, by the server's own clock."""
     status = run.wait()
     assert status.started_at is not None

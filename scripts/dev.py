@@ -72,12 +72,29 @@ def python(*arguments: str) -> None:
     run([str(PYTHON), *arguments])
 
 
+def bench() -> None:
+    """The benchmarks; the peers among them have an environment of their own, since their pins are not ours."""
+    peers = ROOT / "build" / "peers"
+    pip = peers / BIN.name / "pip"
+    if not peers.exists():
+        run([sys.executable, "-m", "venv", str(peers)])
+        run([str(pip), "install", "--quiet", "--requirement", str(ROOT / "bench" / "requirements.txt")])
+    python("-m", "bench")
+
+
+def soak() -> None:
+    """Whole trainings, with what LunarLander needs."""
+    python("-m", "pip", "install", "--quiet", "--requirement", str(ROOT / "soak" / "requirements.txt"))
+    python("-m", "soak")
+
+
 COMMANDS = {
     "setup": lambda: None,
     "demo": lambda: python("examples/cartpole/demo.py"),
     "check": check,
     "test": test,
-    "bench": lambda: python("-m", "bench"),
+    "bench": bench,
+    "soak": soak,
     "proto": lambda: python("scripts/build_stubs.py"),
     "faults": lambda: python("-m", "pytest", "tests/faults", "--long", "--timeout=3600"),
 }

@@ -38,6 +38,7 @@ class LaneRequests:
         self._observations = Codec(lanes.observation_space)
         self._actions = Codec(lanes.action_space, action=True)
         self._action_space = lanes.action_space
+        self._choices = int(lanes.action_space.n) if isinstance(lanes.action_space, spaces.Discrete) else 0
         self._some = "partial_reset" in contract.capabilities
         self._begun = [False] * contract.lanes
         self.steps = 0
@@ -119,6 +120,10 @@ class LaneRequests:
 
     def _check_actions(self, actions: npt.NDArray[Any], lanes: Sequence[int]) -> None:
         space = self._action_space
+        if isinstance(space, spaces.Discrete):
+            values = actions.tolist()
+            if min(values) >= 0 and max(values) < self._choices:
+                return
         if isinstance(space, spaces.Box):
             wrong = ~((actions >= space.low.astype(np.float32)) & (actions <= space.high.astype(np.float32)))
             rule = "the bounds of the contract hold"

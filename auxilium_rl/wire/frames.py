@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import socket
 import struct
 
@@ -11,6 +12,7 @@ __all__ = ["MAX_FRAME", "FrameError", "FrameSocket", "connect_lane", "is_loopbac
 
 MAX_FRAME = 64 << 20
 _LENGTH = struct.Struct("<I")
+_TIMEVAL = struct.Struct("@ll") if os.name == "posix" else None
 _CHUNK = 1 << 16
 
 
@@ -34,13 +36,24 @@ class FrameSocket:
 
     def settimeout(self, seconds: float | None) -> None:
         """How long ``send`` and ``receive`` wait, each; None: for ever."""
-        self._socket.settimeout(seconds)
+        if _TIMEVAL is None:
+            self._socket.settimeout(seconds)
+            return
+        # The kernel keeps the time: Python's own timeouts ask it twice for every send and receive.
+        self._socket.settimeout(None)
+        whole = 0.0 if seconds is None else max(seconds, 1e-6)
+        value = _TIMEVAL.pack(int(whole), int(whole % 1 * 1e6))
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, value)
 
     def send(self, data: bytes) -> None:
         """Send one frame. Raises OSError; TimeoutError after the time set."""
         if len(data) > self._limit:
             raise FrameError(f"a message of {len(data)} bytes; at most {self._limit} are sent")
-        self._socket.sendall(_LENGTH.pack(len(data)) + data)
+        try:
+            self._socket.sendall(_LENGTH.pack(len(data)) + data)
+        except BlockingIOError as late:
+            raise TimeoutError("nothing could be sent in time") from late
 
     def receive(self) -> bytes:
         """The next frame; empty when the other side closed between two frames. Raises FrameError, OSError."""
@@ -68,7 +81,10 @@ class FrameSocket:
         self._socket.close()
 
     def _more(self) -> bool:
-        chunk = self._socket.recv(_CHUNK)
+        try:
+            chunk = self._socket.recv(_CHUNK)
+        except BlockingIOError as late:
+            raise TimeoutError("nothing came in time") from late
         self._rest += chunk
         return bool(chunk)
 

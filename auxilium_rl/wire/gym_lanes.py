@@ -46,6 +46,9 @@ class GymLanes:
         self.mask_len = 0 if self._mask_functions[0] is None else mask_length(self.action_space)
         self._observe = _shift(self.native_observation, -1)
         self._to_native = _action_of(self.native_action)
+        self._plain_actions = isinstance(self.native_action, spaces.Discrete)
+        self._none = np.zeros(lanes, bool)
+        self._none.flags.writeable = False
         self._options: list[Mapping[str, Any] | None] = [None] * lanes
         self.spec = first.spec
 
@@ -68,25 +71,30 @@ class GymLanes:
     def step(self, actions: npt.NDArray[Any], lanes: Sequence[int] | None = None) -> Transition:
         """Advance lanes (None: all). Those that end begin their next episode; ``final`` has their last observations."""
         chosen = range(self.lanes) if lanes is None else lanes
-        count = len(chosen)
-        rewards = np.empty(count, np.float32)
-        terminated, truncated = np.zeros(count, bool), np.zeros(count, bool)
-        observations, final, infos = [], [], []
+        observe, to_native = self._observe, self._to_native
+        given = actions.tolist() if self._plain_actions else actions
+        observations: list[Any] = []
+        final: list[Any] = []
+        rewards: list[Any] = []
+        infos: list[Any] = []
+        terminated = truncated = self._none[: len(chosen)]
         for row, lane in enumerate(chosen):
             env = self._envs[lane]
-            observation, reward, ended, cut, info = env.step(self._to_native(actions[row]))
-            rewards[row] = reward
+            observation, reward, ended, cut, info = env.step(to_native(given[row]))
+            rewards.append(reward)
             infos.append(info)
             if ended or cut:
+                if not final:
+                    terminated, truncated = terminated.copy(), truncated.copy()
                 terminated[row], truncated[row] = ended, cut
-                final.append(self._observe(observation))
+                final.append(observe(observation))
                 options = self._options[lane]
                 observation, _ = env.reset(options=dict(options) if options else None)
-            observations.append(self._observe(observation))
+            observations.append(observe(observation))
         space = self.observation_space
         return Transition(
             stack(observations, space),
-            rewards,
+            np.array(rewards, np.float32),
             terminated,
             truncated,
             infos if any(infos) else (),

@@ -58,14 +58,23 @@ class Transition:
 
 
 def stack(elements: Iterable[Any], space: AnySpace) -> Obs:
-    """Single elements of a space as rows, in the space's dtype."""
+    """Single elements of a space as rows, in the space's dtype. Raises ValueError for one of another shape."""
     together = list(elements)
     if isinstance(space, spaces.Dict):
-        return {
-            key: np.stack([np.asarray(element[key], leaf.dtype) for element in together])
-            for key, leaf in space.spaces.items()
-        }
-    return np.stack([np.asarray(element, space.dtype) for element in together])
+        return {key: _rows([element[key] for element in together], leaf, key) for key, leaf in space.spaces.items()}
+    return _rows(together, space)
+
+
+def _rows(elements: Sequence[Any], space: AnySpace, key: str = "") -> npt.NDArray[Any]:
+    # Filled row by row: for a few small elements that takes a third of what np.stack takes.
+    shape = space.shape or ()
+    rows: npt.NDArray[Any] = np.empty((len(elements), *shape), space.dtype)
+    for number, element in enumerate(elements):
+        if np.shape(element) != shape:
+            where = f"observation['{key}']" if key else "observation"
+            raise ValueError(f"{where} has the shape {np.shape(element)}; the space says {shape}")
+        rows[number] = element
+    return rows
 
 
 def concat_rows(parts: Sequence[Obs]) -> Obs:

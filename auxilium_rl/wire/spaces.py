@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ class Leaf:
         """What errors call it."""
         return f"leaf '{self.key}'" if self.key else "the only leaf"
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes of one lane."""
         return int(self.dtype.itemsize * np.prod(self.shape, dtype=np.int64))
@@ -257,7 +258,8 @@ def _rows(leaf: Leaf, slab: bytes, count: int) -> npt.NDArray[Any]:
             f"{leaf.name}: {len(slab)} bytes came; {expected} were expected "
             f"({count} lanes of {list(leaf.shape)} {leaf.dtype.name})"
         )
-    return np.frombuffer(slab, leaf.dtype).reshape((count, *leaf.shape)).astype(leaf.dtype.newbyteorder("="))
+    rows = np.frombuffer(slab, leaf.dtype).reshape((count, *leaf.shape))
+    return rows.copy() if leaf.dtype.isnative else rows.astype(leaf.dtype.newbyteorder("="))
 
 
 def _fault(leaf: Leaf, values: npt.NDArray[Any], lanes: Sequence[int]) -> str:

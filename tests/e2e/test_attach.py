@@ -91,13 +91,13 @@ def test_cuts_of_the_relayed_stream_change_nothing(relayed: Server, plain: dict[
 
 
 def test_a_simulator_that_dies_leaves_the_others_training(server: Server) -> None:
-    run = train(server, "dies", lanes=4, min_lanes=2, total_timesteps=32 * 4 * 200)
+    run = train(server, "dies", lanes=4, min_lanes=2, total_timesteps=32 * 4 * 80)
     with attached(server, "dies", 2) as one:
         with attached(server, "dies", 2, lease=0.3):
             until(lambda: run.status().timesteps_done > 1000, "the first steps")
         ended = run.wait(timeout=90)
-    assert (ended.state, ended.timesteps_done >= 32 * 4 * 200) == ("SUCCEEDED", True)
-    assert one.steps > 32 * 2 * 200
+    assert (ended.state, ended.timesteps_done >= 32 * 4 * 80) == ("SUCCEEDED", True)
+    assert one.steps > 32 * 2 * 80
     log = worker_log(server, run)
     assert "going_on_with_fewer_lanes" in log
     metrics = {metric.key: metric.value for metric in run.metrics()}
@@ -106,7 +106,7 @@ def test_a_simulator_that_dies_leaves_the_others_training(server: Server) -> Non
 
 
 def test_a_spare_takes_the_place_of_one_that_died(server: Server) -> None:
-    run = train(server, "spare", lanes=4, min_lanes=4, total_timesteps=32 * 4 * 200)
+    run = train(server, "spare", lanes=4, min_lanes=4, total_timesteps=32 * 4 * 80)
     with attached(server, "spare", 2):
         with attached(server, "spare", 2, lease=0.3):
             until(lambda: run.status().timesteps_done > 1000, "the first steps")
@@ -115,7 +115,7 @@ def test_a_spare_takes_the_place_of_one_that_died(server: Server) -> None:
             until(lambda: [s.role for s in run.status().simulators].count("spare") == 1, "a spare")
         ended = run.wait(timeout=90)
         stack.__exit__(None, None, None)
-    assert (ended.state, ended.timesteps_done) == ("SUCCEEDED", 32 * 4 * 200)
+    assert (ended.state, ended.timesteps_done) == ("SUCCEEDED", 32 * 4 * 80)
     assert spare.steps > 1000
     assert "simulator_replaced" in worker_log(server, run)
 

@@ -47,6 +47,8 @@ class SessionLanes:
         self._observations = Codec(self.observation_space)
         self._actions = Codec(self.action_space, action=True)
         self._all = list(range(self.lanes))
+        self._none, self._zeros = np.zeros(self.lanes, bool), bytes(self.lanes)
+        self._none.flags.writeable = False
         self.last: Obs | None = None
         self.env_seconds = 0.0
         self._lost_meanwhile: Transition | None = None
@@ -131,6 +133,8 @@ class SessionLanes:
 
     def _completed(self, transition: Transition) -> Transition:
         """With the resets that the simulator's autoreset mode leaves to the trainer."""
+        if transition.terminated is self._none:
+            return transition
         ended = np.flatnonzero(transition.terminated | transition.truncated).tolist()
         if not ended:
             return transition
@@ -176,10 +180,7 @@ class SessionLanes:
         try:
             observations = self._observations.decode(message.obs, count)
             rewards = _slab("reward", message.reward, "<f4", count).astype(np.float32)
-            terminated = _slab("terminated", message.terminated, "u1", count).astype(bool)
-            truncated = _slab("truncated", message.truncated, "u1", count).astype(bool)
-            ended = int((terminated | truncated).sum())
-            final = self._observations.decode(message.final_obs, ended) if message.final_obs else None
+            terminated, truncated, final = self._ends(message, count)
             masks = self._masks(message.action_mask, lanes)
         except InvalidSlab as refused:
             raise ContractViolation(f"the simulator's transition: {refused}") from refused
@@ -192,6 +193,19 @@ class SessionLanes:
         if fault:
             raise ContractViolation(fault)
         return Transition(observations, rewards, terminated, truncated, _infos(message, lanes), masks, final)
+
+    def _ends(
+        self, message: pb.Transition, count: int
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], Obs | None]:
+        """What ended and how, and the last observations. Most steps end nothing, and are seen to at once."""
+        nothing = message.terminated == message.truncated == self._zeros and not message.final_obs
+        if nothing and count == self.lanes:
+            return self._none, self._none, None
+        terminated = _slab("terminated", message.terminated, "u1", count).astype(bool)
+        truncated = _slab("truncated", message.truncated, "u1", count).astype(bool)
+        ended = int((terminated | truncated).sum())
+        final = self._observations.decode(message.final_obs, ended) if message.final_obs else None
+        return terminated, truncated, final
 
     def _masks(self, data: bytes, lanes: Sequence[int]) -> npt.NDArray[np.bool_] | None:
         if not self.mask_len:

@@ -1,0 +1,1 @@
+"""What takes long: scores after whole trainings. ``make soak``."""
