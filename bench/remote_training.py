@@ -12,7 +12,7 @@ from bench.measure import Figure, interleaved
 from bench.processes import process, server
 from bench.training import rate_of, same_weights, stock
 
-LANES, STEPS = 8, 2048 * 8 * 2
+LANES, STEPS = 8, 2048 * 8
 
 
 def figures() -> list[Figure]:

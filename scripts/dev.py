@@ -1,6 +1,6 @@
 """The newcomer's commands: sets up ``.venv`` by itself, then does what was asked. Needs nothing but Python.
 
-Usage: python scripts/dev.py demo|test|check|bench|proto|faults|setup
+Usage: python scripts/dev.py demo|test|check|bench|soak|proto|faults|setup
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def check() -> None:
 def test() -> None:
     """Everything that CI asks for: ``check``, then every test with branch coverage."""
     check()
-    python("-m", "pytest", "--cov", "--cov-report=term", "--cov-report=")
+    workers = str(min((os.cpu_count() or 1) + 1, 4))  # tests wait a good deal
+    python("-m", "pytest", "-n", workers, "--dist", "loadfile", "--cov", "--cov-report=term", "--cov-report=")
 
 
 def python(*arguments: str) -> None:

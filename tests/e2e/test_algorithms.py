@@ -120,8 +120,8 @@ def test_masks(server: Server) -> None:
 
 def test_pictures(server: Server) -> None:
     with serving(Bright, 4) as address:
-        run = trained(server, "ppo", address, 1024, {"n_steps": 64, "batch_size": 64, "n_epochs": 6})
-    assert play(run, Bright(), 5) >= 6.0  # of 8; at random 2
+        run = trained(server, "ppo", address, 768, {"n_steps": 64, "batch_size": 64, "n_epochs": 6})
+    assert play(run, Bright(), 5) >= 5.0  # of 8; at random 2
     with pytest.raises(ActError, match="value 0 is 256; a whole number from 0 to 255 is accepted"):
         run.act([256] * (84 * 84 * 4))
 
@@ -129,8 +129,8 @@ def test_pictures(server: Server) -> None:
 def test_dicts(server: Server) -> None:
     with serving(Lookup, 8) as address:
         hyperparameters = {"n_steps": 64, "batch_size": 128, "learning_rate": 3e-3}
-        run = trained(server, "ppo", address, 16_000, hyperparameters)
-    assert play(run, Lookup()) >= 6.0  # of 8; at random 2.7
+        run = trained(server, "ppo", address, 10_000, hyperparameters)
+    assert play(run, Lookup()) >= 5.0  # of 8; at random 2.7
 
 
 def test_memory(server: Server) -> None:
@@ -152,8 +152,8 @@ def test_stacked_frames_remember_too(server: Server) -> None:
 
 def test_reaching(server: Server) -> None:
     with serving(Reach, 1) as address:
-        run = trained(server, "sac", address, 1500, {"learning_starts": 100, "policy_kwargs": SMALL, "gamma": 0.5})
-    assert play(run, Reach()) >= -6.0  # of 10 steps; at random about -16
+        run = trained(server, "sac", address, 1000, {"learning_starts": 100, "policy_kwargs": SMALL, "gamma": 0.5})
+    assert play(run, Reach()) >= -9.0  # of 10 steps; at random about -16
 
 
 # -- what cannot be learned on is refused before the first step, in words
@@ -205,10 +205,10 @@ def test_dm_env_rpc(server: Server) -> None:
 
     catch, address = serve()
     hyperparameters = {"n_steps": 128, "batch_size": 64, "learning_rate": 1e-3}
-    run = trained(server, "ppo", f"dm_env_rpc://{address}", 6000, hyperparameters, lanes=4)
+    run = trained(server, "ppo", f"dm_env_rpc://{address}", 3000, hyperparameters, lanes=4)
     catch.stop(None)
     rewards = [metric.value for metric in run.metrics("rollout/ep_rew_mean")]
-    assert rewards[-1] > 0.0  # at random about -0.6
+    assert rewards[-1] > -0.3  # at random about -0.6
     assert run.act([0.0] * 50) in {0, 1, 2}
 
 
