@@ -112,10 +112,10 @@ class Application:
 
     def start(self) -> None:
         """Begin to answer, to train what is queued and to close what is owed."""
+        self._gateway.start()
         self.orchestrator.start()
         self._feed.start()
         self._closer.start()
-        self._gateway.start()
         self._server.start()
         self._health.start()
         _log.info("serving", address=f"{self._settings.grpc_host}:{self.port}", data=str(self._settings.data_dir))

@@ -127,13 +127,19 @@ class Gateway:
         self._version = 0
         self._closed = False
         self.secret = secrets.token_hex(16)
-        self._folder = tempfile.mkdtemp(prefix="auxilium-") if hasattr(socket, "AF_UNIX") else ""
-        self._listener = self._listen()
-        host = f"unix://{self._folder}/gateway"
-        self.address = host if self._folder else f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._listener: socket.socket | None = None
+        self._folder = ""
+        if hasattr(socket, "AF_UNIX"):
+            self._folder = os.path.join(tempfile.gettempdir(), f"auxilium-{secrets.token_hex(8)}")
+            self.address = f"unix://{self._folder}/gateway"
+        else:
+            self._listener = socket.create_server(("127.0.0.1", 0))
+            self.address = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def start(self) -> None:
         """Begin to answer workers."""
+        if self._folder:
+            self._listener = self._listen()
         threading.Thread(target=self._accept, name="gateway", daemon=True).start()
 
     def close(self) -> None:
@@ -144,9 +150,10 @@ class Gateway:
             relays = list(self._relays.values())
         for relay in relays:
             relay.end()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        if self._listener is not None:
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -269,14 +276,15 @@ class Gateway:
     # -- for workers
 
     def _listen(self) -> socket.socket:
-        if not self._folder:
-            return socket.create_server(("127.0.0.1", 0))
+        """On a socket in a folder that nobody else may enter."""
+        os.mkdir(self._folder, 0o700)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(os.path.join(self._folder, "gateway"))
         listener.listen()
         return listener
 
     def _accept(self) -> None:
+        assert self._listener is not None
         while True:
             try:
                 connection, _ = self._listener.accept()

@@ -175,7 +175,7 @@ def test_an_attached_environment_that_cannot_be_trained_on_fails_no_run(server: 
         thread.start()
         thread.join(30)  # it is told that the run has no use for it
         assert not thread.is_alive()
-        assert run.status().state == "WAITING"
+        until(lambda: run.status().state == "WAITING", "waiting for lanes that fit")
         with attached(server, "mixed", 2):
             assert run.wait(timeout=60).state == "SUCCEEDED"
 
