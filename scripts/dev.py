@@ -64,7 +64,7 @@ def check() -> None:
 def test() -> None:
     """Everything that CI asks for: ``check``, then every test with branch coverage."""
     check()
-    workers = str(min((os.cpu_count() or 1) + 1, 4))  # tests wait a good deal
+    workers = str(max(2, min(os.cpu_count() or 1, 4)))
     python("-m", "pytest", "-n", workers, "--dist", "loadfile", "--cov", "--cov-report=term", "--cov-report=")
 
 

@@ -14,10 +14,12 @@ import ctypes
 import gc
 import json
 import os
+import select
 import selectors
 import signal
 import socket
 import sys
+import threading
 from typing import Any, NoReturn
 
 __all__ = ["main"]
@@ -32,10 +34,24 @@ def main(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from auxilium_rl.infra.warmup import warm_up
 
+    warm = threading.Event()
+    watching = threading.Thread(target=_end_with_server, args=(server, warm), daemon=True)
+    watching.start()
     warm_up()
+    warm.set()
+    watching.join()  # what forks has one thread
     gc.collect()
     gc.freeze()
     _Zygote(server).serve()
+
+
+def _end_with_server(server: socket.socket, warm: threading.Event) -> None:
+    """End this process when the server goes while it still warms up; later ``serve`` sees to it."""
+    while not warm.is_set():
+        if select.select([server], [], [], 0.1)[0]:
+            if not server.recv(1, socket.MSG_PEEK):
+                os._exit(0)
+            warm.wait(0.1)  # a request waits there already
 
 
 class _Zygote:
