@@ -122,6 +122,7 @@ class Learner:
                 self.model.set_logger(logger)
                 logger.record("lanes/now", self._lanes.lanes)
                 logger.record("lanes/discarded_timesteps", self._lost_timesteps)
+                logger.dump(self.model.num_timesteps)  # the run may end before anything else is logged
 
     def _transplanted(self) -> tuple[BaseAlgorithm, str]:
         """A model on the lanes that are left, with all that the one before had learned."""
@@ -140,8 +141,9 @@ class Learner:
 
     def _check_lanes(self) -> None:
         """What could not be checked before the simulator said how many lanes it has. Raises InvalidRequest."""
-        asked = self._spec.environment.lanes
-        if asked not in (0, self._lanes.lanes):
+        source = self._spec.environment
+        asked, least = source.lanes, source.min_lanes or source.lanes
+        if asked and not least <= self._lanes.lanes <= asked:
             raise InvalidRequest.of(
                 "environment.lanes", f"{asked} given, but the simulator has {self._lanes.lanes}; 0 takes what it has"
             )

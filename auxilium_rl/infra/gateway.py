@@ -27,7 +27,7 @@ import structlog
 
 from auxilium_rl.core.attachments import Attached, AttachedInfo, Introduction
 from auxilium_rl.core.dto import Run
-from auxilium_rl.core.errors import AttachForbidden, AttachRefused, ExperimentFull, ExperimentUnknown
+from auxilium_rl.core.errors import AttachForbidden, AttachRefused, ExperimentFull, ExperimentUnknown, StoreUnavailable
 from auxilium_rl.core.ports import RunRegistry
 from auxilium_rl.core.states import TERMINAL, RunState
 from auxilium_rl.wire.frames import FrameError, FrameSocket
@@ -215,11 +215,16 @@ class Gateway:
             return [attached.info() for attached in mine]
 
     def sweep(self) -> None:
-        """End the streams of runs that have ended."""
+        """End the streams of runs that have ended; those that cannot be looked up now are seen to the next time."""
         with self._changed:
             relays = list(self._relays.items())
         for session_id, relay in relays:
-            if self._registry.get(relay.attached.run_id).state in TERMINAL:
+            try:
+                ended = self._registry.get(relay.attached.run_id).state in TERMINAL
+            except StoreUnavailable as error:
+                _log.error("gateway_not_swept", reason=error.message)
+                return
+            if ended:
                 with self._changed:
                     self._relays.pop(session_id, None)
                 relay.end()
@@ -300,7 +305,7 @@ class Gateway:
             lane.settimeout(_HELLO_TIMEOUT)
             wish = json.loads(lane.receive() or b"{}")
             lane.settimeout(None)
-            if not hmac.compare_digest(str(wish.get("secret", "")), self.secret):
+            if not isinstance(wish, dict) or not self._is_ours(wish):
                 _log.warning("gateway_refused_worker")
             elif wish["verb"] == "watch":
                 self._watched(lane, str(wish["run_id"]))
@@ -311,6 +316,9 @@ class Gateway:
         finally:
             if not taken:
                 lane.close()
+
+    def _is_ours(self, wish: dict[str, Any]) -> bool:
+        return hmac.compare_digest(str(wish.get("secret", "")).encode(), self.secret.encode())
 
     def _taken(self, lane: FrameSocket, wish: dict[str, Any]) -> bool:
         with self._changed:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from auxilium_rl.simulator.describing import EnvironmentFactory, contract_of, lanes_of, maker_of
 from auxilium_rl.simulator.session import Session, SessionRefused
@@ -130,8 +131,8 @@ class AttachedEnv:
                         return True
             except grpc.RpcError as error:
                 return self._ended(error)
-            except SessionRefused as refused:
-                _log.warning("the trainer's request was refused: %s", refused.message)
+            except (SessionRefused, DecodeError) as refused:
+                _log.warning("the trainer's request was refused: %s", refused)
                 call.cancel()
             finally:
                 answers.put(None)
@@ -196,7 +197,7 @@ class AttachedEnv:
             if not is_loopback(address):
                 continue
             try:
-                lane = connect_lane(address, 5.0)
+                lane = connect_lane(address, 5.0, eager=True)
                 first = self._contract_message()
                 first.contract.data_plane_token = hello.data_plane_token
                 lane.send(first.SerializeToString())

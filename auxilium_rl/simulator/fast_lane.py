@@ -68,7 +68,7 @@ class FastLaneServer:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            lane = FrameSocket(connection)
+            lane = FrameSocket(connection, eager=True)
             threading.Thread(target=self._serve, args=(lane,), name="fast-lane-session", daemon=True).start()
 
     def _serve(self, lane: FrameSocket) -> None:

@@ -194,7 +194,8 @@ def wrong_requests(simulator: Simulator) -> None:
         too_many = pb.Reset(seeds=[1] * (lanes + 1))
         _is_error(session.ask(reset=too_many), pb.ERROR_CODE_INVALID_REQUEST, f"{lanes + 1} seeds for {lanes} lanes")
         outside = session.actions(np.random.default_rng(0))
-        outside.action[0] = b"\xff\xff\xff\x7f" * (len(outside.action[0]) // 4) or outside.action[0]
+        size = len(outside.action[0])  # NaN as a float, far too great as an integer, neither 0 nor 1 as a byte
+        outside.action[0] = (b"\xff\xff\xff\x7f" * (size // 4 + 1))[:size]
         _is_error(session.ask(step=outside), pb.ERROR_CODE_INVALID_ACTION, "an action outside its space")
         _stepped(session, np.random.default_rng(1), last)
 
@@ -239,11 +240,14 @@ def resume(simulator: Simulator) -> None:
             raise Noncompliant("a wrong resume_token was accepted")
     except (LinkRefused, LinkLost):
         pass
-    with simulator.session(**token) as back:
+    keep = "keep it for lease_ms after its connection was lost"
+    try:
+        returned = simulator.session(**token)
+    except (LinkRefused, LinkLost) as refused:
+        raise Noncompliant(f"the session was not resumed; {keep}: {refused}") from refused
+    with returned as back:
         back.seq = session.seq
-        _require(
-            back.message.resumed, "the session was not resumed; keep it for lease_ms after its connection was lost"
-        )
+        _require(back.message.resumed, f"the session was not resumed; {keep}")
         _require(back.message.last_seq == session.seq, f"last_seq: {back.message.last_seq}; {session.seq} is expected")
         again = back.ask(session.seq, step=back.actions(np.random.default_rng(9)))
         _require(again.transition.obs[:] == last.transition.obs[:], "after resuming, the last answer was another")

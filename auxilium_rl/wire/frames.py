@@ -31,13 +31,14 @@ class FrameSocket:
 
     Args:
         limit: bytes of the largest frame that is accepted; a greater length is refused before anything is allocated.
+        eager: look for what comes before going to sleep for it. For the two ends of a fast lane, not for a server.
     """
 
-    def __init__(self, connection: socket.socket, limit: int = MAX_FRAME) -> None:
+    def __init__(self, connection: socket.socket, limit: int = MAX_FRAME, *, eager: bool = False) -> None:
         self._socket = connection
         self._limit = limit
         self._rest = bytearray()
-        self._misses, self._sleepy = 0, 0 if _CAN_LOOK else sys.maxsize
+        self._misses, self._sleepy = 0, 0 if eager and _CAN_LOOK else sys.maxsize
         if connection.family != getattr(socket, "AF_UNIX", None):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -120,7 +121,7 @@ class FrameSocket:
             return chunk
 
 
-def connect_lane(address: str, timeout: float) -> FrameSocket:
+def connect_lane(address: str, timeout: float, *, eager: bool = False) -> FrameSocket:
     """Connect to ``unix:///path`` or ``tcp://host:port``. Raises OSError; ValueError for another address."""
     if address.startswith("unix://"):
         connection = socket.socket(socket.AF_UNIX)
@@ -130,10 +131,10 @@ def connect_lane(address: str, timeout: float) -> FrameSocket:
         except OSError:
             connection.close()
             raise
-        return FrameSocket(connection)
+        return FrameSocket(connection, eager=eager)
     if address.startswith("tcp://"):
         host, _, port = address.removeprefix("tcp://").rpartition(":")
-        return FrameSocket(socket.create_connection((host.strip("[]"), int(port)), timeout))
+        return FrameSocket(socket.create_connection((host.strip("[]"), int(port)), timeout), eager=eager)
     raise ValueError(f"{address!r:.80}: unix:///path and tcp://host:port are accepted")
 
 

@@ -105,6 +105,17 @@ def test_a_simulator_that_dies_leaves_the_others_training(server: Server) -> Non
     assert 0 <= metrics["lanes/discarded_timesteps"] < 128
 
 
+def test_training_begins_with_min_lanes(server: Server) -> None:
+    run = train(server, "few", lanes=4, min_lanes=2, total_timesteps=32 * 2 * 400)
+    with attached(server, "few", 2) as one:
+        until(lambda: run.status().timesteps_done, "the first steps")
+        with attached(server, "few", 2):
+            until(lambda: sorted(s.role for s in run.status().simulators) == ["spare", "training"], "a spare")
+        ended = run.wait(timeout=90)
+    assert (ended.state, ended.timesteps_done) == ("SUCCEEDED", 32 * 2 * 400)
+    assert one.steps == 32 * 2 * 400
+
+
 def test_a_spare_takes_the_place_of_one_that_died(server: Server) -> None:
     run = train(server, "spare", lanes=4, min_lanes=4, total_timesteps=32 * 4 * 80)
     with attached(server, "spare", 2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 import json
 import os
 import shutil
@@ -174,7 +175,7 @@ class LaneListener:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            lane = FrameSocket(connection)
+            lane = FrameSocket(connection, eager=True)
             threading.Thread(target=self._greet, args=(lane,), name="lane-hello", daemon=True).start()
 
     def _greet(self, lane: FrameSocket) -> None:
@@ -186,7 +187,8 @@ class LaneListener:
             _log.warning("fast_lane_refused", reason=str(error))
             lane.close()
             return
-        if contract.data_plane_token != self.token or contract.session_id != self._session_id:
+        known = hmac.compare_digest(contract.data_plane_token, self.token)
+        if not known or contract.session_id != self._session_id:
             _log.warning("fast_lane_refused", reason="wrong data_plane_token or session_id")
             lane.close()
             return

@@ -249,7 +249,7 @@ class Connection:
         hello = pb.Hello(generation=GENERATION, session_id=self._session_id, data_plane_token=message.data_plane_token)
         for address in offers:
             try:
-                link = FastLink(connect_lane(address, 5.0))
+                link = FastLink(connect_lane(address, 5.0, eager=True))
                 link.exchange(pb.ToEnv(hello=hello).SerializeToString(), 5.0)
             except (OSError, ValueError, LinkLost) as error:
                 _log.info("fast_lane_not_taken", offer=address, reason=str(error))

@@ -64,20 +64,22 @@ class _Group:
             check = self._patience.waiting(f"{least} lanes must be attached to '{experiment}' before training begins")
             while sum(member.lanes for member in members) < least:
                 check()
-                known = self._names()
-                self._roster.wait_for(lambda now, known=known: _names(now) != known, self._patience, _LOOK_AGAIN)  # type: ignore[misc]
+                self._await_change()
                 members = [*members, *self._gather(least - sum(member.lanes for member in members))]
             self._patience.resumed()
         return JoinedLanes(members, self._replacement, least, self._roster.close)
+
+    def _await_change(self) -> None:
+        """Wait until somebody came or went, or for a moment. Raises as ``Patience.pause`` does."""
+        known = self._names()
+        self._roster.wait_for(lambda now: _names(now) != known, self._patience, _LOOK_AGAIN)
 
     def _names(self) -> frozenset[str]:
         return _names(self._roster.simulators())
 
     def _gather(self, needed: int) -> list[SessionLanes]:
         """Take simulators, if there are enough for ``needed`` lanes: all that fit into ``lanes``."""
-        free = [
-            s for s in self._roster.simulators() if s.connected and s.session_id not in (*self._taken, *self._refused)
-        ]
+        free = [simulator for simulator in self._roster.simulators() if self._is_free(simulator)]
         if sum(simulator.lanes for simulator in free) < needed:
             return []
         room = self._source.lanes - sum(member.lanes for member in self._taken.values())
@@ -138,8 +140,7 @@ class _Group:
         check = self._patience.waiting(f"no simulator of {gone.lanes} lanes is attached in place of one that is gone")
         while spare is None:
             check()
-            known = self._names()
-            self._roster.wait_for(lambda now, known=known: _names(now) != known, self._patience, _LOOK_AGAIN)  # type: ignore[misc]
+            self._await_change()
             spare = self._spare(gone.lanes)
         self._patience.resumed()
         return spare
