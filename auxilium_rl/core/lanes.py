@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from auxilium_rl.wire.rows import AnySpace, Start, Transition
 
-__all__ = ["LanePort", "Patience"]
+__all__ = ["LanePort", "Patience", "StepsWhenWaitedFor"]
 
 
 class LanePort(Protocol):
@@ -39,11 +40,35 @@ class LanePort(Protocol):
             LanesLost: some lanes are gone for good; nothing was reset.
         """
 
-    def step(self, actions: npt.NDArray[Any]) -> Transition:
-        """Advance every lane by one step; ``actions`` is ``(lanes, *shape)``. Raises as ``reset`` does."""
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """Begin to advance every lane by one step; ``actions`` is ``(lanes, *shape)``.
+
+        Returns as soon as it can, so that the learner works while the simulator does. What fails, ``step_wait`` raises.
+        """
+
+    def step_wait(self) -> Transition:
+        """The outcome of the step that ``step_async`` began. Raises as ``reset`` does."""
 
     def close(self) -> None:
         """Give back what this side holds. Does not send the unary ``Close``: the server owes that (see RunRegistry)."""
+
+
+class StepsWhenWaitedFor:
+    """Half a ``LanePort``: of one that takes a whole step in ``step``, when it is waited for."""
+
+    _actions: npt.NDArray[Any] = np.empty(0)
+
+    def step(self, actions: npt.NDArray[Any]) -> Transition:
+        """Advance every lane by one step; ``actions`` is ``(lanes, *shape)``. Raises as ``LanePort.step_wait`` does."""
+        raise NotImplementedError
+
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """See ``LanePort.step_async``."""
+        self._actions = actions
+
+    def step_wait(self) -> Transition:
+        """See ``LanePort.step_wait``."""
+        return self.step(self._actions)
 
 
 class Patience(Protocol):

@@ -38,7 +38,6 @@ class RemoteVecEnv(VecEnv):
         self._lengths: npt.NDArray[np.int64] = np.zeros(port.lanes, np.int64)
         self._returns: npt.NDArray[np.float64] = np.zeros(port.lanes)
         self._quiet: list[dict[str, Any]] = [{} for _ in self._all]
-        self._actions: npt.NDArray[Any] = np.zeros(port.lanes, np.int64)
         self._masks: npt.NDArray[np.bool_] | None = None
         self._started = time.monotonic()
 
@@ -54,12 +53,12 @@ class RemoteVecEnv(VecEnv):
         return start.observations
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
-        """Remember the actions, ``(lanes, *shape)``."""
-        self._actions = actions
+        """Begin to step every lane; actions are ``(lanes, *shape)``. The simulator works from here on."""
+        self._port.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step every lane and reset those that ended. Raises as ``LanePort.step`` does."""
-        transition = self._port.step(self._actions)
+        """The outcome of the step; lanes that ended are reset. Raises as ``LanePort.step_wait`` does."""
+        transition = self._port.step_wait()
         self._masks = transition.masks
         self._lengths += 1
         self._returns += transition.rewards

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from auxilium_rl.core.errors import ContractViolation
+from auxilium_rl.core.lanes import StepsWhenWaitedFor
 from auxilium_rl.wire.rows import AnySpace, Start, Transition
 
 __all__ = ["AdapterLanes", "ExternalEnvAdapter", "FakeExternalEnvAdapter"]
@@ -72,7 +73,7 @@ class FakeExternalEnvAdapter(ExternalEnvAdapter):
         return self._observation.copy()
 
 
-class AdapterLanes:
+class AdapterLanes(StepsWhenWaitedFor):
     """A ``LanePort`` over adapters, stepped one after another."""
 
     def __init__(self, adapters: Sequence[ExternalEnvAdapter], observation_dim: int, action_dim: int) -> None:
@@ -89,7 +90,7 @@ class AdapterLanes:
         return Start(np.stack(first))
 
     def step(self, actions: npt.NDArray[np.int64]) -> Transition:
-        """See ``LanePort.step``."""
+        """See ``StepsWhenWaitedFor``."""
         answers = [adapter.step(action) for adapter, action in zip(self._adapters, actions.tolist(), strict=True)]
         rewards = np.array([answer[1] for answer in answers], np.float32)
         if not np.isfinite(rewards).all():

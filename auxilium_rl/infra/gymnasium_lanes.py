@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from auxilium_rl.core.errors import ContractViolation
+from auxilium_rl.core.lanes import StepsWhenWaitedFor
 from auxilium_rl.wire.gym_lanes import Env, GymLanes
 from auxilium_rl.wire.rows import Obs, Start, Transition
 from auxilium_rl.wire.spaces import Codec
@@ -16,7 +17,7 @@ from auxilium_rl.wire.spaces import Codec
 __all__ = ["CheckedGymLanes"]
 
 
-class CheckedGymLanes:
+class CheckedGymLanes(StepsWhenWaitedFor):
     """A ``LanePort`` of in-process environments whose values are looked at as those of any simulator."""
 
     def __init__(self, make: Callable[[], Env], lanes: int) -> None:
@@ -35,7 +36,7 @@ class CheckedGymLanes:
         return start
 
     def step(self, actions: npt.NDArray[Any]) -> Transition:
-        """See ``LanePort.step``."""
+        """See ``StepsWhenWaitedFor``."""
         transition = self._inner.step(actions)
         self._check(transition.observations, self._all)
         if transition.final is not None:

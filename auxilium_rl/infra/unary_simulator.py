@@ -14,6 +14,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from auxilium_rl.core.errors import ContractViolation, EnvironmentLost, SimulatorError
+from auxilium_rl.core.lanes import StepsWhenWaitedFor
 from auxilium_rl.wire.rows import AnySpace, Start, Transition
 from generated import simulation_pb2, simulation_pb2_grpc
 
@@ -33,7 +34,7 @@ def open_channel(address: str) -> grpc.Channel:
     return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
 
 
-class UnarySimulator:
+class UnarySimulator(StepsWhenWaitedFor):
     """Lanes behind ``simulation.SimulationService``; a ``LanePort``.
 
     Args:
@@ -79,7 +80,7 @@ class UnarySimulator:
         return Start(np.stack([self._observation(lane, a) for lane, a in zip(lanes, answers, strict=True)]))
 
     def step(self, actions: npt.NDArray[np.int64]) -> Transition:
-        """See ``LanePort.step``."""
+        """See ``StepsWhenWaitedFor``."""
         lanes = range(self.lanes)
         requests = [
             simulation_pb2.StepRequest(gym_id=gym_id, action=action)

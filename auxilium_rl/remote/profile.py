@@ -45,7 +45,7 @@ def _shares(address: str, timesteps: int) -> Shares:
         effective_policy(spec, lanes.observation_space), build_env(spec, lanes), seed=0, device="cpu", n_steps=rollout
     )
     accelerate(model)
-    lanes.step = _timed(lanes.step, clock, "step")
+    _step_when_waited_for(lanes, clock)
     model.train = _timed(model.train, clock, "learning")
     began, own = time.perf_counter(), lanes.env_seconds
     model.learn(timesteps)
@@ -53,6 +53,18 @@ def _shares(address: str, timesteps: int) -> Shares:
     session.close()
     policy = total - clock["step"] - clock["learning"]
     return Shares(model.num_timesteps, own, clock["step"] - own, policy, clock["learning"])
+
+
+def _step_when_waited_for(lanes: Any, clock: dict[str, float]) -> None:
+    """A run works on while its simulator steps; here one waits for the other, so that each has its share."""
+    begin, finish = lanes.step_async, lanes.step_wait
+    pending: list[Any] = []
+
+    def step() -> Any:
+        begin(pending.pop())
+        return finish()
+
+    lanes.step_async, lanes.step_wait = pending.append, _timed(step, clock, "step")
 
 
 def _timed(function: Any, clock: dict[str, float], name: str) -> Any:

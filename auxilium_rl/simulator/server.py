@@ -68,6 +68,7 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
         env: a Gymnasium id, or a callable that makes an environment, or a vector environment (which has its own lanes
             and is served by ``simulation.v2`` alone).
         gym_ids: the names that are served; any other is NOT_FOUND.
+        host: an address of this machine; or ``unix:///path`` of a socket, and no port then.
         port: 0 takes a free one.
         fast_lane: ``unix:///path`` or ``tcp://127.0.0.1:port`` that ``simulation.v2`` offers; empty: none.
         lease: seconds that a ``simulation.v2`` session outlives its connection.
@@ -140,7 +141,7 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
         self._host_of_sessions.data_plane = addresses
 
     def start(self) -> int:
-        """Begin to answer; gives the port. Raises OSError when the port is taken."""
+        """Begin to answer; gives the port, or 1 for a Unix socket. Raises OSError when it cannot be listened on."""
         server = grpc.server(
             self._workers,
             options=_OPTIONS,
@@ -148,16 +149,17 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
         if self.observation_dim:
             simulation_pb2_grpc.add_SimulationServiceServicer_to_server(self, server)
         server.add_generic_rpc_handlers((environment_service(self._host_of_sessions, self._watchers),))
+        path = self._host.startswith("unix:///")
+        wanted = self._host if path else f"{self._host}:{self._wanted_port}"
         try:
-            port: int = server.add_insecure_port(f"{self._host}:{self._wanted_port}")
+            port: int = server.add_insecure_port(wanted)
         except RuntimeError as error:
             raise OSError(
-                f"cannot listen on {self._host}:{self._wanted_port}: "
-                "the port is taken or the address is not of this machine"
+                f"cannot listen on {wanted}: it is taken, or the address or folder is not of this machine"
             ) from error
         server.start()
         self._server = server
-        self.address = f"{self._host}:{port}"
+        self.address = wanted if path else f"{self._host}:{port}"
         return port
 
     def wait(self) -> None:
@@ -290,13 +292,14 @@ def serve_env(
     Args:
         env: a Gymnasium id, or a callable that makes an environment.
         lanes: how many of them.
-        address: ``host:port``; port 0 takes a free one, which ``EnvironmentServer.address`` tells.
+        address: ``host:port``; port 0 takes a free one, which ``EnvironmentServer.address`` tells. Or
+            ``unix:///path`` of a socket, for trainers on this machine.
 
     Raises: as ``EnvironmentServer`` and its ``start``.
     """
-    host, _, port = address.rpartition(":")
+    host, _, port = (address, "", "0") if address.startswith("unix:///") else address.rpartition(":")
     if not host or not port.isdigit():
-        raise ValueError(f"address {address!r}: host:port is accepted")
+        raise ValueError(f"address {address!r}: host:port and unix:///path are accepted")
     server = EnvironmentServer(
         env,
         [f"lane-{number}" for number in range(lanes)],

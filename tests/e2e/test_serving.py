@@ -39,7 +39,7 @@ def test_a_vector_environment_is_served_as_it_is(mode: AutoresetMode) -> None:
 def test_a_vector_environment_that_resets_a_step_late_is_refused() -> None:
     with pytest.raises(ValueError, match=r"NEXT_STEP; SAME_STEP and DISABLED are accepted"):
         serve_env(lambda: SyncVectorEnv([make_cartpole], autoreset_mode=AutoresetMode.NEXT_STEP), address="127.0.0.1:0")
-    with pytest.raises(ValueError, match="host:port is accepted"):
+    with pytest.raises(ValueError, match="host:port and unix:///path are accepted"):
         serve_env("CartPole-v1", address="somewhere")
 
 

@@ -57,11 +57,19 @@ class FastOnPolicy(OnPolicyAlgorithm):
         callback.on_rollout_start()
         while n_steps < n_rollout_steps:
             obs_tensor = torch.as_tensor(self._last_obs).float()
-            logits, values = log_softmax(actor(obs_tensor)), critic(obs_tensor)
+            logits = log_softmax(actor(obs_tensor))
             chosen = sample(logits)
-            log_probs = logits.gather(1, chosen).view(-1)
             actions = clipped_actions = chosen.numpy().reshape(-1)
-            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            env.step_async(clipped_actions)
+            # What the actions do not depend on is done while the lanes step.
+            values, log_probs = critic(obs_tensor), logits.gather(1, chosen).view(-1)
+            pos = rollout_buffer.pos
+            rollout_buffer.observations[pos] = self._last_obs
+            rollout_buffer.actions[pos] = actions.reshape(-1, 1)
+            rollout_buffer.episode_starts[pos] = self._last_episode_starts
+            rollout_buffer.values[pos] = values.numpy().reshape(-1)
+            rollout_buffer.log_probs[pos] = log_probs.numpy()
+            new_obs, rewards, dones, infos = env.step_wait()
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
             if not callback.on_step():
@@ -70,13 +78,7 @@ class FastOnPolicy(OnPolicyAlgorithm):
             n_steps += 1
             if dones.any():
                 self._bootstrap(rewards, dones, infos)
-            pos = rollout_buffer.pos
-            rollout_buffer.observations[pos] = self._last_obs
-            rollout_buffer.actions[pos] = actions.reshape(-1, 1)
             rollout_buffer.rewards[pos] = rewards
-            rollout_buffer.episode_starts[pos] = self._last_episode_starts
-            rollout_buffer.values[pos] = values.numpy().reshape(-1)
-            rollout_buffer.log_probs[pos] = log_probs.numpy()
             rollout_buffer.pos = pos + 1
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones

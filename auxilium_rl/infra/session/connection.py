@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -36,6 +37,16 @@ class SessionLost(Exception):
 
 class Gone(Exception):
     """The simulator is away for longer than it is waited for."""
+
+
+@dataclass
+class _Request:
+    """A request under way: ``timeout`` seconds for its answer, and the link it was sent on."""
+
+    data: bytes
+    kind: str | None
+    timeout: float
+    sent_on: Link | None = None
 
 
 class Connection:
@@ -78,6 +89,7 @@ class Connection:
         self._use_fast_lane, self._anywhere = fast_lane, anywhere
         self._experiment_id = experiment_id
         self._seq = 0
+        self._request: _Request | None = None
         self._session_id, self._resume_token = known, b""
         self._offers: tuple[str, ...] = ()
         self._stream: Link | None = None
@@ -109,38 +121,55 @@ class Connection:
             SimulatorError: the simulator's own error.
             EnvironmentLost: no answer within ``timeout``, twice; or the patience has ended.
         """
+        self.begin(request, timeout)
+        return self.finish()
+
+    def begin(self, request: pb.ToEnv, timeout: float) -> None:
+        """Send one request; ``finish`` gives its answer and raises what goes wrong."""
         self._seq += 1
         request.seq, request.deadline_ms = self._seq, int(timeout * 1000)
-        data = request.SerializeToString()
-        late = False
+        self._request = _Request(request.SerializeToString(), request.WhichOneof("kind"), timeout)
+        # What cannot be sent now is sent again by ``finish``, which has the patience for it.
+        with contextlib.suppress(LinkLost, LinkRefused):
+            self._send(self._request)
+
+    def finish(self) -> pb.FromEnv:
+        """The answer to what ``begin`` sent. Raises as ``ask`` does."""
+        request, late = self._request, False
+        assert request is not None, "finish() without begin()"
+        self._request = None
         while True:
             try:
                 if self._stale:
                     raise LinkLost("the stream beside the fast lane was lost")
-                return self._checked(self._exchange(data, timeout))
+                return self._checked(self._answer(request))
             except LinkRefused as refused:
                 raise SimulatorError(f"the simulator at {self._address} refused the session: {refused}") from refused
             except LinkLost as lost:
                 if late and isinstance(lost, LinkLate):
                     raise EnvironmentLost(
-                        f"the simulator at {self._address} did not answer {request.WhichOneof('kind')} "
-                        f"{self._seq} within {timeout:g} s, asked twice"
+                        f"the simulator at {self._address} did not answer {request.kind} {self._seq} within "
+                        f"{request.timeout:g} s, asked twice"
                     ) from lost
                 late = late or isinstance(lost, LinkLate)
                 self._recover(lost)
+                request.sent_on = None
 
     def close(self) -> None:
         """Tell the simulator that the session is over, and hang up."""
         self._ended.set()
-        self._seq += 1
-        request = pb.ToEnv(seq=self._seq, close=pb.Close(reason="the run has ended"))
         with contextlib.suppress(LinkLost, LinkRefused):
-            self._exchange(request.SerializeToString(), 5.0)
+            if self._request is not None:  # nobody waits for it any more
+                self._answer(self._request)
+            self._seq += 1
+            farewell = pb.ToEnv(seq=self._seq, close=pb.Close(reason="the run has ended"))
+            self._answer(_Request(farewell.SerializeToString(), "close", 5.0))
         self._hang_up()
         if self._listener is not None:
             self._listener.close()
 
-    def _exchange(self, data: bytes, timeout: float) -> bytes:
+    def _send(self, request: _Request) -> None:
+        """Send a request on the fast lane, or else on the stream. Raises LinkLost, LinkRefused."""
         if self._fast is None:
             if self._offer is not None and time.monotonic() >= self._upgrade_at:
                 self._upgrade(self._offer)
@@ -149,25 +178,48 @@ class Connection:
                 _log.info("fast_lane_taken", simulator=self._address)
         if self._fast is not None:
             try:
-                answer = self._fast.exchange(data, timeout)
-                self._fast_worked = True
+                self._fast.send(request.data, request.timeout)
+                request.sent_on = self._fast
+                return
+            except LinkLate:
+                raise
+            except LinkLost as lost:
+                self._leave_fast_lane(lost)
+        link = self._stream
+        if link is None:
+            raise LinkLost("there is no connection")
+        with self._stream_lock:  # a heartbeat may be on its way still; without a fast lane no other follows
+            link.send(request.data, request.timeout)
+        request.sent_on = link
+
+    def _answer(self, request: _Request) -> bytes:
+        """The answer to a request, which is sent first where it must be. Raises LinkLost, LinkRefused."""
+        while True:
+            if request.sent_on is None:
+                self._send(request)
+            link, request.sent_on = request.sent_on, None
+            assert link is not None
+            try:
+                answer = link.receive()
+                self._fast_worked = self._fast_worked or link is self._fast
                 return answer
             except LinkLate:
                 raise
             except LinkLost as lost:
+                if link is not self._fast:
+                    raise
                 # The stream is there still: the simulator answers the same number once, whichever way it comes.
-                _log.warning("fast_lane_lost", simulator=self._address, reason=str(lost))
-                self._fast.close()
-                self._fast = None
-                if self._fast_worked:
-                    self._upgrade_pause = _FIRST_PAUSE
-                else:
-                    self._postpone_upgrade()
-        link = self._stream
-        if link is None:
-            raise LinkLost("there is no connection")
-        with self._stream_lock:
-            return link.exchange(data, timeout)
+                self._leave_fast_lane(lost)
+
+    def _leave_fast_lane(self, lost: LinkLost) -> None:
+        _log.warning("fast_lane_lost", simulator=self._address, reason=str(lost))
+        if self._fast is not None:
+            self._fast.close()
+        self._fast = None
+        if self._fast_worked:
+            self._upgrade_pause = _FIRST_PAUSE
+        else:
+            self._postpone_upgrade()
 
     def _checked(self, data: bytes) -> pb.FromEnv:
         answer = pb.FromEnv.FromString(data)
@@ -313,7 +365,8 @@ class Connection:
                 continue
             try:
                 with self._stream_lock:
-                    link.exchange(ping, 3 * _HEARTBEAT)
+                    if self._fast is not None:
+                        link.exchange(ping, 3 * _HEARTBEAT)
             except (LinkLost, LinkRefused) as error:
                 if link is self._stream and not self._ended.is_set():
                     _log.warning("stream_lost_beside_fast_lane", simulator=self._address, reason=str(error))

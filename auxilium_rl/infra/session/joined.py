@@ -77,17 +77,16 @@ class JoinedLanes:
         whole = Start(concat_rows([start.observations for start in starts]), masks)
         return whole if (order == np.arange(len(order))).all() else whole.in_order(order)
 
-    def step(self, actions: npt.NDArray[Any]) -> Transition:
-        """See ``LanePort.step``. Raises LanesLost as well."""
-        shares, first = [], 0
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """See ``LanePort.step_async``."""
+        first = 0
         for member in self._members:
-            shares.append(actions[first : first + member.lanes])
+            member.step_async(actions[first : first + member.lanes])
             first += member.lanes
-        tasks = [
-            lambda member=member, share=share: member.step(share)
-            for member, share in zip(self._members, shares, strict=True)
-        ]
-        answers = self._all(tasks)
+
+    def step_wait(self) -> Transition:
+        """See ``LanePort.step_wait``. Raises LanesLost as well."""
+        answers = self._all([member.step_wait for member in self._members])
         for number, answer in enumerate(answers):
             if isinstance(answer, Gone):
                 last = self._members[number].last

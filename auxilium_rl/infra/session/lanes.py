@@ -83,15 +83,23 @@ class SessionLanes:
         return start
 
     def step(self, actions: npt.NDArray[Any]) -> Transition:
-        """See ``LanePort.step``. When the session was lost, every lane ends truncated where it was last seen."""
+        """``step_async`` and ``step_wait`` in one."""
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """See ``LanePort.step_async``."""
+        if self._lost_meanwhile is None:
+            request = pb.ToEnv(step=pb.Step(action=self._actions.encode(actions)))
+            self._connection.begin(request, self._step_timeout)
+
+    def step_wait(self) -> Transition:
+        """See ``LanePort.step_wait``. When the session was lost, every lane ends truncated where it was last seen."""
         if self._lost_meanwhile is not None:
             lost_meanwhile, self._lost_meanwhile = self._lost_meanwhile, None
             return lost_meanwhile
         try:
-            answer = self._connection.ask(
-                pb.ToEnv(step=pb.Step(action=self._actions.encode(actions))), self._step_timeout
-            )
-            transition = self._completed(self._transition(answer, self._all))
+            transition = self._completed(self._transition(self._connection.finish(), self._all))
         except SessionLost as lost:
             return self._begun_again(str(lost))
         self.last = transition.observations

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 import time
-from typing import Any, Protocol
+from typing import Protocol
 
 import grpc
 
+from auxilium_rl.infra.session.stream_calls import CallEnded, open_call
 from auxilium_rl.wire.frames import FrameSocket
 
 __all__ = ["FastLink", "Link", "LinkLate", "LinkLost", "LinkRefused", "StreamLink"]
@@ -40,8 +40,14 @@ class LinkRefused(Exception):
 class Link(Protocol):
     """Carries one request at a time."""
 
+    def send(self, data: bytes, timeout: float) -> None:
+        """Send a request, whose answer is waited for ``timeout`` seconds. Raises LinkLost, LinkRefused."""
+
+    def receive(self) -> bytes:
+        """The answer to the request that was sent last. Raises LinkLost, LinkRefused."""
+
     def exchange(self, data: bytes, timeout: float) -> bytes:
-        """Send a request and wait for its answer, ``timeout`` seconds. Raises LinkLost, LinkRefused."""
+        """``send`` and ``receive`` in one."""
 
     def close(self) -> None:
         """Hang up; nothing is told to the simulator."""
@@ -55,40 +61,44 @@ class StreamLink:
     """
 
     def __init__(self, channel: grpc.Channel) -> None:
-        self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        method: Any = channel.stream_stream(_SESSION)
-        self._call: Any = method(iter(self._requests.get, None))
-        self._due = float("inf")
+        self._call = open_call(channel, _SESSION)
+        self._timeout, self._due = 0.0, float("inf")
         self._late = False
         self._closed = threading.Event()
-        threading.Thread(target=self._watch, name="session-watchdog", daemon=True).start()
+        self._watchdog = threading.Thread(target=self._watch, name="session-watchdog", daemon=True)
+        self._watchdog.start()
+
+    def send(self, data: bytes, timeout: float) -> None:
+        """See ``Link``."""
+        self._timeout, self._due = timeout, time.monotonic() + timeout
+        self._call.send(data)
+
+    def receive(self) -> bytes:
+        """See ``Link``."""
+        try:
+            answer = self._call.receive()
+        except CallEnded as ended:
+            raise self._failure(ended) from ended
+        self._due = float("inf")
+        return answer
 
     def exchange(self, data: bytes, timeout: float) -> bytes:
         """See ``Link``."""
-        self._due = time.monotonic() + timeout
-        self._requests.put(data)
-        try:
-            answer: bytes = next(self._call)
-        except StopIteration:
-            raise LinkLost("the simulator ended the stream") from None
-        except grpc.RpcError as error:
-            raise self._failure(error, timeout) from error
-        self._due = float("inf")
-        return answer
+        self.send(data, timeout)
+        return self.receive()
 
     def close(self) -> None:
         """See ``Link``."""
         self._closed.set()
-        self._requests.put(None)
-        self._call.cancel()
+        self._watchdog.join()  # it must not cancel what is given back
+        self._call.close()
 
-    def _failure(self, error: Any, timeout: float) -> Exception:
-        code, details = error.code(), error.details()
+    def _failure(self, ended: CallEnded) -> Exception:
         if self._late:
-            return LinkLate(f"no answer within {timeout:g} s")
-        if code in _TRANSIENT:
-            return LinkLost(f"{code.name}: {details}")
-        return LinkRefused(f"{code.name}: {details}")
+            return LinkLate(f"no answer within {self._timeout:g} s")
+        if ended.code is grpc.StatusCode.OK:
+            return LinkLost("the simulator ended the stream")
+        return LinkLost(str(ended)) if ended.code in _TRANSIENT else LinkRefused(str(ended))
 
     def _watch(self) -> None:
         while not self._closed.wait(0.1):
@@ -105,7 +115,7 @@ class FastLink:
         self._lane = lane
         self._timeout: float | None = None
 
-    def exchange(self, data: bytes, timeout: float) -> bytes:
+    def send(self, data: bytes, timeout: float) -> None:
         """See ``Link``."""
         try:
             if timeout != self._timeout:
@@ -116,10 +126,14 @@ class FastLink:
             raise LinkLate(f"nothing could be sent within {timeout:g} s") from late
         except OSError as error:
             raise LinkLost(f"the connection broke: {error}") from error
+
+    def exchange(self, data: bytes, timeout: float) -> bytes:
+        """See ``Link``."""
+        self.send(data, timeout)
         return self.receive()
 
     def receive(self) -> bytes:
-        """The next answer, within the time of the last ``exchange``. Raises LinkLost."""
+        """See ``Link``."""
         try:
             answer = self._lane.receive()
         except TimeoutError as late:

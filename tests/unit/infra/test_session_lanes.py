@@ -31,6 +31,12 @@ class Counters:
         self.spoil: dict[str, Any] = {}
         self.lose = 0
 
+    def begin(self, request: pb.ToEnv, timeout: float) -> None:
+        self.begun = (request, timeout)
+
+    def finish(self) -> pb.FromEnv:
+        return self.ask(*self.begun)
+
     def ask(self, request: pb.ToEnv, timeout: float) -> pb.FromEnv:
         kind = request.WhichOneof("kind")
         if self.lose:

@@ -234,7 +234,7 @@ def test_a_taken_port_is_an_error_that_says_so() -> None:
     first = EnvironmentServer("CartPole-v1", port=0)
     port = first.start()
     second = EnvironmentServer("CartPole-v1", port=port)
-    with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: the port is taken"):
+    with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: it is taken"):
         second.start()
     second.stop()
     first.stop()
