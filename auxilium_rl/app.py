@@ -18,6 +18,7 @@ from auxilium_rl.core.dto import EnvironmentSpec
 from auxilium_rl.core.errors import AuxiliumError, InvalidRequest
 from auxilium_rl.core.feed import RunFeed
 from auxilium_rl.core.requests import RequestDefaults
+from auxilium_rl.core.sources import SourceDefaults
 from auxilium_rl.core.training import TrainingOrchestrator
 from auxilium_rl.infra.config import EnvConfig, ServiceConfig, Settings
 from auxilium_rl.infra.executor import LocalExecutor
@@ -27,6 +28,7 @@ from auxilium_rl.infra.logging import configure_logging
 from auxilium_rl.infra.model_store import ModelStore
 from auxilium_rl.infra.policy_runtime import load_policy
 from auxilium_rl.infra.server_lock import ServerLock
+from auxilium_rl.infra.source_rules import source_refusal
 from auxilium_rl.infra.sql.database import migrate, open_database
 from auxilium_rl.infra.sql.metrics import SqlMetricStore
 from auxilium_rl.infra.sql.registry import SqlRunRegistry
@@ -151,9 +153,12 @@ def _model_store(settings: Settings) -> ModelStore:
 def _defaults(settings: Settings, orchestrator: TrainingOrchestrator, default_env: str) -> RequestDefaults:
     shape = orchestrator.env_config
     return RequestDefaults(
-        environment=EnvironmentSpec(shape.observation_dim, shape.action_dim, max_steps=shape.max_steps),
-        default_env=default_env or settings.default_env,
-        simulator=settings.simulation_grpc_host,
+        SourceDefaults(
+            EnvironmentSpec(shape.observation_dim, shape.action_dim, max_steps=shape.max_steps),
+            default_env or settings.default_env,
+            settings.simulation_grpc_host,
+            lambda uri: source_refusal(uri, settings),
+        ),
         checkpoint_freq=orchestrator.checkpoint_freq,
         algorithms=settings.algorithms,
     )

@@ -148,8 +148,8 @@ class TrainingOrchestrator:
 
     def _owe_closes(self, request: StartRequest) -> None:
         names = gym_ids_in(request)
-        uri = request.environment.uri or f"grpc://{self.defaults.simulator}"
-        if not names or not uri.startswith("grpc://") or self.defaults.default_env == "adapter":
+        uri = request.environment.uri or f"grpc://{self.defaults.source.simulator}"
+        if not names or not uri.startswith("grpc://") or self.defaults.source.default_env == "adapter":
             return
         try:
             self.registry.owe_closes(uri.removeprefix("grpc://"), names)

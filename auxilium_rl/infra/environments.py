@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 
 import grpc
 import gymnasium
@@ -19,6 +18,7 @@ from auxilium_rl.infra.session.connection import Connection
 from auxilium_rl.infra.session.group import GatewayAddress, open_attached
 from auxilium_rl.infra.session.lanes import SessionLanes
 from auxilium_rl.infra.session.links import StreamLink
+from auxilium_rl.infra.source_rules import source_refusal, unix_path
 from auxilium_rl.infra.unary_simulator import UnarySimulator, await_ready, open_channel
 from auxilium_rl.wire.contract import GENERATION
 from auxilium_rl.wire.spaces import UnsupportedSpace
@@ -46,6 +46,8 @@ def open_lanes(
         ContractViolation: its contract cannot be trained on.
     """
     scheme, _, rest = source.uri.partition(":")
+    if refusal := source_refusal(source.uri, settings):
+        raise InvalidRequest.of("environment.uri", f"'{source.uri}' given; {refusal}")
     if scheme in {"grpc", "unix"}:
         return _unary(source, settings) if source.gym_ids else _session(source, settings, patience, experiment_id)
     if scheme == "attached" and gateway is not None:
@@ -53,7 +55,7 @@ def open_lanes(
     if scheme == "dm_env_rpc":
         return _dm_env_rpc(rest.removeprefix("//"), source.lanes, settings)
     if scheme == "gym":
-        return _gym_lanes(rest, source.lanes, settings)
+        return _gym_lanes(rest, source.lanes)
     return _in_process(source, factory)
 
 
@@ -69,7 +71,7 @@ def _in_process(source: EnvironmentSource, factory: AdapterFactory | None) -> La
 
 def _unary(source: EnvironmentSource, settings: Settings) -> LanePort:
     return UnarySimulator(
-        _target(source.uri, settings),
+        _target(source.uri),
         source.gym_ids,
         source.observation_dim,
         source.action_dim,
@@ -81,7 +83,7 @@ def _unary(source: EnvironmentSource, settings: Settings) -> LanePort:
 
 def _session(source: EnvironmentSource, settings: Settings, patience: Patience, experiment_id: str) -> LanePort:
     """``simulation.v2``, after asking whether the simulator has it."""
-    address = _target(source.uri, settings)
+    address = _target(source.uri)
     channel = open_channel(address)
     await_ready(channel, address, settings.sim_connect_timeout)
     _describe(channel, address, settings.sim_connect_timeout)
@@ -115,17 +117,9 @@ def _describe(channel: grpc.Channel, address: str, timeout: float) -> None:
         ) from error
 
 
-def _target(uri: str, settings: Settings) -> str:
-    """What gRPC dials: ``host:port``, or ``unix:/path`` where the operator allows that path. Raises InvalidRequest."""
-    if uri.startswith("grpc://"):
-        return uri.removeprefix("grpc://")
-    path = Path(uri.removeprefix("unix://"))
-    root = settings.sim_unix_dir
-    if root is None:
-        raise InvalidRequest.of("environment.uri", f"'{uri}' given; Unix sockets are accepted below SIM_UNIX_DIR only")
-    if not path.is_absolute() or not path.resolve().is_relative_to(root.resolve()):
-        raise InvalidRequest.of("environment.uri", f"'{uri}' given; paths below {root.resolve()} are accepted")
-    return f"unix:{path.resolve()}"
+def _target(uri: str) -> str:
+    """What gRPC dials: ``host:port``, or ``unix:/path``."""
+    return uri.removeprefix("grpc://") if uri.startswith("grpc://") else f"unix:{unix_path(uri).resolve()}"
 
 
 def _adapt(factory: AdapterFactory, gym_id: str) -> ExternalEnvAdapter:
@@ -155,11 +149,7 @@ def _dm_env_rpc(address: str, lanes: int, settings: Settings) -> LanePort:
     return CheckedGymLanes(make, lanes)
 
 
-def _gym_lanes(env_id: str, lanes: int, settings: Settings) -> LanePort:
-    if ":" in env_id or (env_id not in gymnasium.registry and env_id not in settings.gym_env_ids):
-        raise InvalidRequest.of(
-            "environment", f"'{env_id}' is not an environment id of Gymnasium {gymnasium.__version__} or of GYM_ENV_IDS"
-        )
+def _gym_lanes(env_id: str, lanes: int) -> LanePort:
     try:
         return CheckedGymLanes(lambda: gymnasium.make(env_id, disable_env_checker=True), lanes)
     except UnsupportedSpace as refused:

@@ -154,9 +154,10 @@ class EnvironmentServer(simulation_pb2_grpc.SimulationServiceServicer):
         try:
             port: int = server.add_insecure_port(wanted)
         except RuntimeError as error:
-            raise OSError(
-                f"cannot listen on {wanted}: it is taken, or the address or folder is not of this machine"
-            ) from error
+            reason = "the port is taken or the address is not of this machine"
+            if path:
+                reason = "its folder must be there and writable, and the path short enough for a socket"
+            raise OSError(f"cannot listen on {wanted}: {reason}") from error
         server.start()
         self._server = server
         self.address = wanted if path else f"{self._host}:{port}"

@@ -81,9 +81,9 @@ def test_detach(server: Server) -> None:
 
 
 def test_failed_run_is_exit_code_1(server: Server) -> None:
-    failed = auxilium(server, "train", "ppo", "--steps", "10", "--env", "gym:Nowhere-v0")
+    failed = auxilium(server, "train", "ppo", "--steps", "10", "--env", "gym:Blackjack-v1")
     assert failed.returncode == 1
-    assert "'Nowhere-v0' is not an environment id of Gymnasium" in failed.stderr
+    assert "'Blackjack-v1' cannot be trained on: Tuple: Box, Discrete" in failed.stderr
     assert "Traceback (most recent call last)" not in failed.stderr.split("failed:")[0]
 
 
@@ -93,6 +93,7 @@ def test_failed_run_is_exit_code_1(server: Server) -> None:
         (["train", "ppo", "--steps", "10", "-p", "gama=1"], 2, "did you mean gamma?"),
         (["train", "ppo", "--steps", "10", "-p", "gamma"], 2, "key=value is accepted"),
         (["train", "ppo", "--steps", "many"], 2, "'--steps'"),
+        (["train", "ppo", "--steps", "10", "--env", "gym:Nowhere-v0"], 2, "the environment ids of Gymnasium"),
         (["train", "zzz", "--steps", "10"], 2, "a2c, ddpg, dqn, maskable_ppo, ppo, "),
         (["runs", "show", "nobody"], 4, "Run 'nobody' not found"),
         (["runs", "list", "--state", "odd"], 2, "QUEUED"),

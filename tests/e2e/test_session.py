@@ -13,7 +13,8 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
-from auxilium_rl.simulator.server import EnvironmentServer
+from auxilium_rl.client import InvalidArgument
+from auxilium_rl.simulator.server import EnvironmentServer, serve_env
 from tests.e2e.harness import Server, running, until
 from tests.e2e.proxy import Proxy
 from tests.e2e.test_truth import make_cartpole, weights_of
@@ -142,6 +143,27 @@ def test_another_simulator_at_the_same_address_is_refused_with_both_contracts(se
     assert "came back as another: Acrobot-v1 with observation Box" in ended.error_message
     assert "(6,), float32), action Discrete(3)" in ended.error_message
     assert "(4,), float32), action Discrete(2)" in ended.error_message
+
+
+def test_a_unix_socket(tmp_path: Path, plain: dict[str, torch.Tensor]) -> None:
+    folder = tmp_path / "sockets"
+    folder.mkdir()
+    (folder / "out").symlink_to(tmp_path)
+    with (
+        running(tmp_path / "data", sim_unix_dir=folder) as server,
+        serve_env(make_cartpole, 4, f"unix://{folder}/cartpole.sock") as simulator,
+    ):
+        given = {"total_timesteps": TOTAL, "seed": 3, "hyperparameters": HYPERPARAMETERS}
+        run = server.client.train("ppo", env=simulator.address, **given)
+        assert equal(final_weights(server, run), plain)
+        for wrong in (f"{tmp_path}/cartpole.sock", f"{folder}/out/cartpole.sock", f"{folder}-else/cartpole.sock"):
+            with pytest.raises(InvalidArgument, match=f"paths below {folder} are accepted"):
+                server.client.train("ppo", env=f"unix://{wrong}", **given)
+
+
+def test_no_unix_socket_where_the_operator_allows_none(server: Server) -> None:
+    with pytest.raises(InvalidArgument, match="below SIM_UNIX_DIR only, which is not set"):
+        server.client.train("ppo", env="unix:///tmp/simulator.sock", total_timesteps=10)
 
 
 def test_stop_ends_a_run_that_waits(server: Server) -> None:

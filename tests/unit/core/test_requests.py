@@ -10,8 +10,9 @@ import pytest
 from auxilium_rl.core.dto import EnvironmentSource, EnvironmentSpec
 from auxilium_rl.core.errors import InvalidRequest
 from auxilium_rl.core.requests import RequestDefaults, StartRequest, build_spec, gym_ids_in
+from auxilium_rl.core.sources import SourceDefaults
 
-DEFAULTS = RequestDefaults(EnvironmentSpec(4, 2, 0, (), 500), "fake", "127.0.0.1:50062", 10_000)
+DEFAULTS = RequestDefaults(SourceDefaults(EnvironmentSpec(4, 2, 0, (), 500), "fake", "127.0.0.1:50062"), 10_000)
 TEXT = StartRequest("ppo", "experiment", 1000, None, {}, text=True)
 TYPED = StartRequest("ppo", "experiment", 1000, 5, {}, environment=EnvironmentSource("gym:CartPole-v1"))
 

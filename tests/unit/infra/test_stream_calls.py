@@ -196,7 +196,7 @@ def test_many_at_once(channel: grpc.Channel) -> None:
                 call.send(data)
                 if call.receive() != data:
                     wrong.append(data)
-        except Exception as error:  # noqa: BLE001 - the assertion shows it
+        except Exception as error:  # the assertion shows it
             wrong.append(error)
         finally:
             call.close()

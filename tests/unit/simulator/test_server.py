@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from auxilium_rl.simulator.server import EnvironmentServer
+from auxilium_rl.simulator.server import EnvironmentServer, serve_env
 from auxilium_rl.wire.spaces import UnsupportedSpace
 from generated import simulation_pb2 as pb
 from generated import simulation_pb2_grpc
@@ -230,11 +230,16 @@ def test_stop_waits_for_a_step_and_closes() -> None:
     assert made[-1].closed
 
 
+def test_a_unix_socket_where_none_can_be_is_an_error_that_says_so() -> None:
+    with pytest.raises(OSError, match=r"cannot listen on unix:///nowhere/a\.sock: its folder must be there"):
+        serve_env("CartPole-v1", address="unix:///nowhere/a.sock")
+
+
 def test_a_taken_port_is_an_error_that_says_so() -> None:
     first = EnvironmentServer("CartPole-v1", port=0)
     port = first.start()
     second = EnvironmentServer("CartPole-v1", port=port)
-    with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: it is taken"):
+    with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: the port is taken"):
         second.start()
     second.stop()
     first.stop()
