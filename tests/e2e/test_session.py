@@ -85,7 +85,7 @@ def test_twenty_cuts_of_the_stream_change_nothing(server: Server, plain: dict[st
 
 def test_cuts_of_the_fast_lane_change_nothing(server: Server, plain: dict[str, torch.Tensor], tmp_path: Path) -> None:
     simulator = EnvironmentServer(make_cartpole, LANES, port=0, fast_lane=f"unix://{tmp_path}/real.sock")
-    cutter = Cutter(20)
+    cutter = Cutter(20, least=800)  # a lane that breaks before its first answer is not tried again for a while
     cutter.proxy = Proxy(f"{tmp_path}/real.sock", f"{tmp_path}/cut.sock", on_bytes=cutter)
     simulator.offer_fast_lane(f"unix://{tmp_path}/cut.sock")
     run = train(server, f"127.0.0.1:{simulator.start()}")
@@ -100,15 +100,15 @@ def test_cuts_of_the_fast_lane_change_nothing(server: Server, plain: dict[str, t
 class Cutter:
     """Cuts a proxy at random moments: after amounts of traffic that nobody chose."""
 
-    def __init__(self, cuts: int) -> None:
-        self.left = cuts
+    def __init__(self, cuts: int, least: int = 300) -> None:
+        self.left, self._least = cuts, least
         self.proxy: Proxy | None = None
         self._random = random.Random(time.time_ns())
         self._next = 4000
 
     def __call__(self, passed: int) -> None:
         if self.left and passed > self._next and self.proxy is not None:
-            self._next = passed + self._random.randrange(300, 5000)
+            self._next = passed + self._least + self._random.randrange(3000)
             self.left -= 1
             self.proxy.cut()
 

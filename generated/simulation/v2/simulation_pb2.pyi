@@ -635,6 +635,7 @@ class ToEnv(_message.Message):
     seq: _builtins.int
     """1, 2, 3 …; the same seq again is answered from the stored answer, never executed again"""
     deadline_ms: _builtins.int
+    """how long the trainer waits for the answer; then it hangs up, comes back and asks again"""
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
