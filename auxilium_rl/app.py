@@ -87,6 +87,7 @@ class Application:
             _defaults(settings, self.orchestrator, default_env),
             max_concurrent_runs=settings.max_concurrent_runs,
             max_queued_runs=settings.max_queued_runs,
+            max_attempts=settings.max_attempts,
         )
         self.orchestrator.on_run_ended = self._run_ended
         self._health = HealthMonitor(

@@ -132,6 +132,7 @@ class Checkpoint:
         kind: ``initial`` (weights before the first update), ``periodic`` or ``final``.
         sha256: of ``model.zip``.
         manifest_sha256: of ``manifest.json``, which names and hashes every other file.
+        corrupt: why it cannot be used; empty: nothing is known against it.
     """
 
     run_id: str
@@ -142,6 +143,7 @@ class Checkpoint:
     kind: str
     size: int
     created_at: datetime
+    corrupt: str = ""
 
     @property
     def model_path(self) -> str:
@@ -199,6 +201,8 @@ class Run:
         queue_position: 1 for the next to run; 0 when not QUEUED.
         steps_per_second: over the last report of the worker; 0 unless active.
         checkpoints: those kept, oldest first.
+        fruitless_attempts: workers it has had since its last checkpoint.
+        simulator_session: what its last worker noted for the next one, to come back to the same session; a secret.
     """
 
     run_id: str
@@ -222,11 +226,13 @@ class Run:
     steps_per_second: float = 0.0
     queue_position: int = 0
     checkpoints: tuple[Checkpoint, ...] = ()
+    fruitless_attempts: int = 0
+    simulator_session: str = ""
 
     @property
     def newest_checkpoint(self) -> Checkpoint | None:
-        """The newest model of the run, the initial weights included."""
-        return self.checkpoints[-1] if self.checkpoints else None
+        """The newest whole model of the run, the initial weights included."""
+        return next((checkpoint for checkpoint in reversed(self.checkpoints) if not checkpoint.corrupt), None)
 
     @property
     def seconds_left(self) -> float:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from auxilium_rl.wire.rows import AnySpace, Start, Transition
 
-__all__ = ["LanePort", "Patience", "StepsWhenWaitedFor"]
+__all__ = ["LanePort", "Patience", "SessionMemory", "StepsWhenWaitedFor"]
 
 
 class LanePort(Protocol):
@@ -49,12 +49,24 @@ class LanePort(Protocol):
     def step_wait(self) -> Transition:
         """The outcome of the step that ``step_async`` began. Raises as ``reset`` does."""
 
+    def snapshot(self) -> Sequence[bytes] | None:
+        """The whole state of every lane, between two steps; None: it cannot be taken. Raises as ``reset`` does."""
+
+    def restore(self, states: Sequence[bytes]) -> Start:
+        """Bring every lane to what an equal port's ``snapshot`` gave.
+
+        Raises as ``reset`` does; SimulatorError, InvalidTree: these states are not of such lanes.
+        """
+
     def close(self) -> None:
         """Give back what this side holds. Does not send the unary ``Close``: the server owes that (see RunRegistry)."""
 
 
 class StepsWhenWaitedFor:
-    """Half a ``LanePort``: of one that takes a whole step in ``step``, when it is waited for."""
+    """Half a ``LanePort``: of one that takes a whole step in ``step``, when it is waited for.
+
+    The state of its lanes cannot be taken, unless a subclass says how.
+    """
 
     _actions: npt.NDArray[Any] = np.empty(0)
 
@@ -70,6 +82,14 @@ class StepsWhenWaitedFor:
         """See ``LanePort.step_wait``."""
         return self.step(self._actions)
 
+    def snapshot(self) -> Sequence[bytes] | None:
+        """See ``LanePort.snapshot``."""
+        return None
+
+    def restore(self, states: Sequence[bytes]) -> Start:
+        """See ``LanePort.restore``."""
+        raise NotImplementedError(f"{len(states)} states given, but {type(self).__name__} takes none")
+
 
 class Patience(Protocol):
     """What a port does while its simulator is away."""
@@ -82,3 +102,13 @@ class Patience(Protocol):
 
     def pause(self, seconds: float) -> None:
         """Wait a little; raises when the run is told to end."""
+
+
+class SessionMemory(Protocol):
+    """How a run's next worker finds back to the simulator's session of this one."""
+
+    def recall(self) -> tuple[str, bytes]:
+        """The session's id and resume token; empty: there was none."""
+
+    def remember(self, session_id: str, resume_token: bytes) -> None:
+        """Note them."""

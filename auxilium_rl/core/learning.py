@@ -19,12 +19,16 @@ from auxilium_rl.core.engine import accelerate
 from auxilium_rl.core.errors import InvalidRequest, LanesLost, LeaseLost
 from auxilium_rl.core.hyperparameters import check_together
 from auxilium_rl.core.lanes import LanePort
+from auxilium_rl.core.learner_state import captured, put_back_moment
 from auxilium_rl.core.ports import MetricStore, ModelStore, RunRegistry
+from auxilium_rl.core.replay_keeper import ReplayKeeper
+from auxilium_rl.core.resuming import LEARNER_FILE, Resumption
 from auxilium_rl.core.run_callback import Control, EndedEarly, ProgressReporter, RunCallback
 from auxilium_rl.core.sb3_arguments import algorithm_class, sb3_arguments
 from auxilium_rl.core.states import RunState
 from auxilium_rl.core.transplant import pending_timesteps, transplanted
 from auxilium_rl.core.wrappers import build_env, normalisation_json
+from auxilium_rl.wire.trees import pack
 
 __all__ = ["Learner", "Outcome"]
 
@@ -45,6 +49,7 @@ class Learner:
     Args:
         run: as claimed; its ``lease_epoch`` goes with every write.
         checkpoint_keep: how many of the newest checkpoints stay.
+        resumption: where an earlier worker of this run got to.
         tensorboard_dir: where event files go.
     """
 
@@ -59,6 +64,7 @@ class Learner:
         control: Control,
         checkpoint_keep: int,
         tensorboard_dir: Path,
+        resumption: Resumption | None = None,
     ) -> None:
         self._run, self._spec = run, run.spec
         self._lanes = lanes
@@ -66,10 +72,16 @@ class Learner:
         self._control = control
         self._keep = checkpoint_keep
         self._tensorboard_dir = tensorboard_dir
-        self._kept: list[Checkpoint] = []
+        self._kept: list[Checkpoint] = [kept for kept in run.checkpoints if not kept.corrupt]
         self._lost_timesteps = 0
         self._check_lanes()
         self.model = self._build_model()
+        self._resumption = resumption
+        self._replay = ReplayKeeper(store, run.run_id)
+        if resumption is None:
+            self._replay.begin(self.model)
+        else:
+            self._replay.go_on(resumption.put_back(self.model, store), self._kept)
         report = accelerate(self.model)
         self._engine = report.name if not report.reason else f"{report.name}: {report.reason}"
         if self.algorithm != self._spec.algorithm:
@@ -84,8 +96,9 @@ class Learner:
             SimulatorError: the simulator failed.
             StoreUnavailable: a checkpoint could not be written.
         """
-        callback = RunCallback(self._control, self._save, self._spec.checkpoint_freq, self._begin)
-        reporter = ProgressReporter(
+        done = self.model.num_timesteps
+        callback = RunCallback(self._control, self._save, self._spec.checkpoint_freq, self._begin, done)
+        reporter = self._reporter = ProgressReporter(
             self._run.run_id,
             self._run.lease_epoch,
             self._registry,
@@ -98,6 +111,8 @@ class Learner:
         reporter.start()
         command = ""
         try:
+            if self._resumption is not None:
+                self._go_on(self._resumption)
             self._learn_to_the_end(callback)
         except EndedEarly as early:
             command = early.command
@@ -106,6 +121,18 @@ class Learner:
             reporter.close()
         self._save("periodic" if command == "interrupt" else "final")
         return Outcome(command, self.model.num_timesteps)
+
+    def _go_on(self, resumption: Resumption) -> None:
+        """Bring environments and random streams to where they were, or begin new episodes that nobody has seen."""
+        exact = put_back_moment(self.model, resumption.state)
+        if not exact:
+            env = self.model.get_env()
+            assert env is not None
+            drawn = np.random.SeedSequence([self._spec.seed, self._run.attempt]).generate_state(1)
+            env.seed(int(drawn[0] >> 1))
+        _log.info("run_goes_on", timesteps=self.model.num_timesteps, attempt=self._run.attempt, new_episodes=not exact)
+        if self.model.num_timesteps >= self._spec.total_timesteps:  # its last worker did everything but say so
+            self._announce()
 
     def _learn_to_the_end(self, callback: RunCallback) -> None:
         """With fewer lanes, when some are gone for good and ``min_lanes`` are left."""
@@ -131,6 +158,7 @@ class Learner:
         new = transplanted(old, self._build_model)
         report = accelerate(new)
         self._artifact = PolicyArtifact(new, self.algorithm)
+        self._replay.begin(new)
         return new, report.name if not report.reason else f"{report.name}: {report.reason}"
 
     def export(self) -> str:
@@ -161,7 +189,11 @@ class Learner:
 
     def _begin(self) -> None:
         """After the first step: the initial weights are saved, then the run says that it runs."""
-        self._save("initial")
+        if self._resumption is None:
+            self._save("initial")
+        self._announce()
+
+    def _announce(self) -> None:
         self._registry.report(
             self._run.run_id,
             self._run.lease_epoch,
@@ -174,7 +206,8 @@ class Learner:
 
     def _save(self, kind: str) -> None:
         timesteps = 0 if kind == "initial" else self.model.num_timesteps
-        checkpoint = self._store.put(self._run.run_id, timesteps, kind, self._write_files)
+        self._reporter.write_metrics()  # a run that goes on from here logs only what comes later
+        checkpoint = self._store.put(self._run.run_id, timesteps, kind, lambda folder: self._write_files(folder, kind))
         if not self._registry.add_checkpoint(checkpoint, self._run.lease_epoch):
             raise LeaseLost("another worker holds this run")
         if self._kept and self._kept[-1].timesteps == timesteps:  # its row was replaced
@@ -186,11 +219,15 @@ class Learner:
             old = self._kept.pop(0)
             self._registry.drop_checkpoint(old.run_id, old.timesteps)
             self._store.discard(old)
+        self._replay.forget_all_but(self._kept)
 
-    def _write_files(self, folder: Path) -> None:
+    def _write_files(self, folder: Path, kind: str) -> None:
         self.model.save(folder / "model.zip")
         (folder / "policy.onnx").write_bytes(self._artifact.graph())
         (folder / "policy.json").write_text(self._artifact.description())
         scaling = self.model.get_vec_normalize_env()
         if scaling is not None:
             (folder / "vecnormalize.json").write_text(normalisation_json(scaling))
+        if kind != "initial":  # that one is taken in the middle of a rollout; a run goes on from boundaries
+            (folder / LEARNER_FILE).write_bytes(pack(captured(self.model)))
+            self._replay.save(folder, self.model.num_timesteps)

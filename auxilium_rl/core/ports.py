@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -71,7 +71,9 @@ class RunRegistry(Protocol):
         """The run that finished last of those whose model was exported to this ``spec.model_output_path``."""
 
     def claim_next(self, owner: str) -> Run | None:
-        """Take the oldest QUEUED run: STARTING, attempt + 1, lease_epoch + 1, lease_owner. None: nothing is queued."""
+        """Take the oldest run that is QUEUED, or INTERRUPTED and due again: STARTING, attempt + 1, fruitless_attempts
+        + 1, lease_epoch + 1, lease_owner. None: nothing is to be run now.
+        """
 
     def transition(
         self,
@@ -84,12 +86,13 @@ class RunRegistry(Protocol):
         log_tail: str = "",
         exported_path: str = "",
         timesteps_done: int | None = None,
+        retry_in: float = 0.0,
     ) -> bool:
         """Compare-and-set along an edge of ``states.EDGES``, and on ``lease_epoch`` when given.
 
         False: it was not legal from the state (or epoch) the run has now, and nothing was written. Sets started_at on
         the first RUNNING and finished_at on a terminal state; makes the run's owed Closes due on a terminal state;
-        clears the lease on leaving the active states.
+        clears the lease on leaving the active states. An INTERRUPTED run is due again after ``retry_in`` seconds.
         """
 
     def report(
@@ -98,7 +101,15 @@ class RunRegistry(Protocol):
         """A worker's progress; never lowers timesteps_done. False: the lease is lost. Empty engine: unchanged."""
 
     def add_checkpoint(self, checkpoint: Checkpoint, epoch: int) -> bool:
-        """Record a checkpoint that the store holds (its commit point). False: the lease is lost."""
+        """Record a checkpoint that the store holds (its commit point); but for the initial one, attempts were not
+        fruitless. False: the lease is lost.
+        """
+
+    def put_simulator_session(self, run_id: str, epoch: int, session: str) -> bool:
+        """Note for the next worker how to come back to the simulator's session. False: the lease is lost."""
+
+    def mark_corrupt(self, run_id: str, timesteps: int, reason: str) -> None:
+        """A checkpoint turned out to be damaged: nobody uses it any more, and everybody can see why."""
 
     def drop_checkpoint(self, run_id: str, timesteps: int) -> None:
         """Forget a checkpoint before its files are removed."""
@@ -107,7 +118,9 @@ class RunRegistry(Protocol):
         """Note the wish; QUEUED and INTERRUPTED runs become STOPPED at once. Terminal runs stay. Raises RunNotFound."""
 
     def interrupt_orphans(self, owner: str, reason: str) -> Sequence[Run]:
-        """Make every active run that another owner held INTERRUPTED, epoch + 1; gives those runs as they are now."""
+        """Make every active run that another owner held INTERRUPTED and due at once, epoch + 1, and hold no attempt
+        against it; gives those runs as they are now.
+        """
 
     def owe_closes(self, address: str, gym_ids: Iterable[str]) -> None:
         """Note Closes of a refused start; they are due at once."""
@@ -148,6 +161,15 @@ class ModelStore(Protocol):
 
     def read(self, checkpoint: Checkpoint, name: str) -> bytes:
         """The bytes of one file of a checkpoint, its hash checked. Raises ModelCorrupt, StoreUnavailable."""
+
+    def put_part(self, run_id: str, name: str, data: bytes) -> None:
+        """Store bytes that several checkpoints of a run share, atomically, as ``put`` does. Raises StoreUnavailable."""
+
+    def read_part(self, run_id: str, name: str, sha256: str) -> bytes:
+        """What ``put_part`` stored, its hash checked. Raises ModelCorrupt, StoreUnavailable."""
+
+    def keep_parts(self, run_id: str, names: Collection[str]) -> None:
+        """Remove all other parts of a run."""
 
     def discard(self, checkpoint: Checkpoint) -> None:
         """Remove a checkpoint's files; nothing happens when there are none."""

@@ -52,17 +52,25 @@ class RunCallback(BaseCallback):
     """Ends ``learn()`` on request and takes checkpoints at learning boundaries.
 
     A boundary is where a rollout begins: on-policy after an update, off-policy after a train step.
+
+    Args:
+        done: timesteps that an earlier worker did.
     """
 
     def __init__(
-        self, control: Control, save: Callable[[str], None], checkpoint_freq: int, on_first_step: Callable[[], None]
+        self,
+        control: Control,
+        save: Callable[[str], None],
+        checkpoint_freq: int,
+        on_first_step: Callable[[], None],
+        done: int = 0,
     ) -> None:
         super().__init__()
         self._control = control
         self._save = save
         self._freq = checkpoint_freq
         self._on_first_step: Callable[[], None] | None = on_first_step
-        self._next_checkpoint = checkpoint_freq
+        self._next_checkpoint = (done // checkpoint_freq + 1) * checkpoint_freq
 
     def _on_rollout_start(self) -> None:
         if self._control.command:
@@ -103,6 +111,7 @@ class ProgressReporter(KVWriter):
         self._timesteps, self._interval = timesteps, interval
         self._points: list[MetricPoint] = []
         self._lock, self._wake, self._ended = threading.Lock(), threading.Event(), False
+        self._writing = threading.Lock()  # whoever waits for it knows that everything before is written
         self._last = (-1, 0.0)
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
@@ -121,6 +130,19 @@ class ProgressReporter(KVWriter):
         ]
         with self._lock:
             self._points.extend(points)
+
+    def write_metrics(self) -> None:
+        """Write the metrics that are queued. Raises StoreUnavailable; they stay queued then."""
+        with self._writing:
+            with self._lock:
+                points, self._points = self._points, []
+            try:
+                if points:
+                    self._metrics.append(self._run_id, points)
+            except Exception:
+                with self._lock:
+                    self._points = points + self._points
+                raise
 
     def close(self) -> None:
         """Write what is queued and end the thread. Raises what the store raised: no metric is lost in silence."""
@@ -143,15 +165,7 @@ class ProgressReporter(KVWriter):
                 self._error = None
 
     def _flush(self, elapsed: float) -> None:
-        with self._lock:
-            points, self._points = self._points, []
-        try:
-            if points:
-                self._metrics.append(self._run_id, points)
-        except Exception:
-            with self._lock:
-                self._points = points + self._points
-            raise
+        self.write_metrics()
         done = self._timesteps()
         before, rate = self._last
         if done == before and rate == 0.0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import signal
 import threading
 import time
@@ -20,10 +21,17 @@ from auxilium_rl.core.ports import Executor, ModelStore, RunRegistry, WorkerExit
 from auxilium_rl.core.requests import RequestDefaults, StartRequest, build_spec, check_environment_spec, gym_ids_in
 from auxilium_rl.core.states import ACTIVE, RunState
 
-__all__ = ["TrainingOrchestrator", "describe_exit"]
+__all__ = ["TrainingOrchestrator", "describe_exit", "retry_delay"]
 
 _log = structlog.get_logger(__name__)
 _IDLE_CHECK = 5.0
+_FIRST_DELAY, _LONGEST_DELAY = 10.0, 360.0
+_MEANINGS = {
+    "SIGKILL": " (out of memory, or somebody killed it)",
+    "SIGSEGV": " (segmentation fault)",
+    "SIGABRT": " (aborted by a library)",
+    "SIGBUS": " (bus error: a disk or memory gave out)",
+}
 
 
 class TrainingOrchestrator:
@@ -47,6 +55,7 @@ class TrainingOrchestrator:
         self._wake = threading.Event()
         self._draining = threading.Event()
         self._closed = False
+        self._retry_at = math.inf
         self._live: dict[tuple[str, int], str] = {}
         self._lock = threading.Lock()
         self._all_gone = threading.Condition(self._lock)
@@ -61,10 +70,12 @@ class TrainingOrchestrator:
         *,
         max_concurrent_runs: int,
         max_queued_runs: int,
+        max_attempts: int = 3,
     ) -> None:
         """Say on what the runs are kept and executed; once, before ``start``."""
         self.registry, self._executor, self.defaults = registry, executor, defaults
         self._max_concurrent, self._max_queued = max_concurrent_runs, max_queued_runs
+        self._max_attempts = max_attempts
 
     def start(self) -> None:
         """Take stock of what an earlier server left behind, then begin to run what is queued."""
@@ -159,8 +170,10 @@ class TrainingOrchestrator:
 
     def _dispatch(self) -> None:
         while not self._closed:
-            self._wake.wait(_IDLE_CHECK)
+            self._wake.wait(max(min(_IDLE_CHECK, self._retry_at - time.monotonic()), 0.0))
             self._wake.clear()
+            if time.monotonic() >= self._retry_at:
+                self._retry_at = math.inf
             try:
                 while self._start_one():
                     pass
@@ -201,14 +214,36 @@ class TrainingOrchestrator:
             _log.info("worker_ended", run_id=ended.run_id, state=str(run.state), exit_code=ended.exit_code)
             return
         why = describe_exit(ended.exit_code)
-        if self._draining.is_set():
-            target, message = RunState.INTERRUPTED, ""
-        else:
-            target, message = RunState.FAILED, why
+        target, message, retry_in = self._after_death(run, why)
         self.registry.transition(
-            ended.run_id, target, epoch=ended.epoch, reason=why, error_message=message, log_tail=ended.log_tail
+            ended.run_id,
+            target,
+            epoch=ended.epoch,
+            reason=why,
+            error_message=message,
+            log_tail=ended.log_tail,
+            retry_in=retry_in,
         )
-        _log.error("worker_died", run_id=ended.run_id, reason=why, state=str(target))
+        if retry_in:
+            self._retry_at = min(self._retry_at, time.monotonic() + retry_in)
+        _log.error("worker_died", run_id=ended.run_id, reason=why, state=str(target), retry_in=retry_in)
+
+    def _after_death(self, run: Run, why: str) -> tuple[RunState, str, float]:
+        """What becomes of a run whose worker died: the state, the error message, and seconds to the next attempt."""
+        if self._draining.is_set():
+            return RunState.INTERRUPTED, "", 0.0
+        if run.stop_requested:
+            done, total = run.timesteps_done, run.spec.total_timesteps
+            return RunState.STOPPED, f"stopped on request at {done} of {total} timesteps; {why}", 0.0
+        fruitless = run.fruitless_attempts
+        if fruitless >= self._max_attempts:
+            return RunState.FAILED, f"POISON: {fruitless} attempts made no checkpoint; in the last one {why}", 0.0
+        return RunState.INTERRUPTED, "", retry_delay(fruitless)
+
+
+def retry_delay(fruitless: int) -> float:
+    """Seconds before the next attempt: none after the first that came to nothing, then 10 s, doubling to 6 min."""
+    return 0.0 if fruitless <= 1 else min(_FIRST_DELAY * 2 ** (fruitless - 2), _LONGEST_DELAY)
 
 
 def describe_exit(code: int) -> str:
@@ -218,7 +253,7 @@ def describe_exit(code: int) -> str:
             name = signal.Signals(-code).name
         except ValueError:
             name = f"signal {-code}"
-        return f"the worker died of {name}"
+        return f"the worker died of {name}{_MEANINGS.get(name, '')}"
     return f"the worker exited with status {code} without saying why"
 
 

@@ -16,17 +16,11 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
 
-__all__ = ["pending_timesteps", "transplanted"]
+from auxilium_rl.core.learner_state import COUNTERS
 
-_COUNTERS = (
-    "num_timesteps",
-    "_n_updates",
-    "_episode_num",
-    "_n_calls",
-    "_current_progress_remaining",
-    "exploration_rate",
-)
+__all__ = ["move_experience", "pending_timesteps", "transplanted"]
 
 
 def pending_timesteps(model: BaseAlgorithm) -> int:
@@ -43,16 +37,21 @@ def transplanted(old: BaseAlgorithm, build: Callable[[], BaseAlgorithm]) -> Base
     new = build()
     parameters: Any = old.get_parameters()
     new.set_parameters(parameters, exact_match=True)
+    for name in old._get_torch_save_params()[1]:  # such as SAC's entropy coefficient
+        recursive_setattr(new, f"{name}.data", recursive_getattr(old, name).data.clone())
     random.setstate(streams[0])
     np.random.set_state(streams[1])
     torch.set_rng_state(streams[2])
-    for name in _COUNTERS:
+    for name in COUNTERS:
         if hasattr(old, name):
             setattr(new, name, getattr(old, name))
     new.ep_info_buffer, new.ep_success_buffer = old.ep_info_buffer, old.ep_success_buffer
     new.start_time = old.start_time
     _move_normalisation(old, new)
-    _move_experience(old, new)
+    source: ReplayBuffer | None = getattr(old, "replay_buffer", None)
+    if source is not None:
+        target: Any = getattr(new, "replay_buffer")  # noqa: B009 - off-policy algorithms' alone
+        move_experience(source, target)
     return new
 
 
@@ -64,15 +63,12 @@ def _move_normalisation(old: BaseAlgorithm, new: BaseAlgorithm) -> None:
             after.obs_rms = before.obs_rms
 
 
-def _move_experience(old: Any, new: Any) -> None:
-    """Replay buffers hold (time, lane): the newest transitions are laid out again for the new number of lanes.
+def move_experience(source: ReplayBuffer, target: ReplayBuffer) -> None:
+    """Fill an empty buffer, perhaps of another number of lanes.
 
-    Where a target sums rewards over steps, neighbours in time matter, so only whole lanes can move.
+    Buffers hold (time, lane): the newest transitions are laid out again for the new number of lanes. Where targets sum
+    rewards over steps, neighbours in time matter, so only whole lanes can move.
     """
-    source: ReplayBuffer | None = getattr(old, "replay_buffer", None)
-    if source is None:
-        return
-    target: ReplayBuffer = new.replay_buffer
     rows = source.buffer_size if source.full else source.pos
     order = np.roll(np.arange(source.buffer_size), -source.pos)[-rows:] if source.full else np.arange(rows)
     plain = type(source) in (ReplayBuffer, DictReplayBuffer)

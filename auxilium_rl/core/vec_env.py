@@ -107,6 +107,27 @@ class RemoteVecEnv(VecEnv):
         self._lengths[lane] = 0
         self._returns[lane] = 0.0
 
+    def captured(self) -> dict[str, Any] | None:
+        """Everything that the next step depends on, for ``put_back``; None: the lanes' state cannot be taken."""
+        states = self._port.snapshot()
+        if states is None:
+            return None
+        return {
+            "lanes": list(states),
+            "lengths": self._lengths.copy(),
+            "returns": self._returns.copy(),
+            "elapsed": time.monotonic() - self._started,
+        }
+
+    def put_back(self, state: dict[str, Any]) -> None:
+        """Go on where another one of equal lanes was ``captured``. Raises as ``LanePort.restore`` does."""
+        self._masks = self._port.restore(state["lanes"]).masks
+        self._lengths[:], self._returns[:] = state["lengths"], state["returns"]
+        self._started = time.monotonic() - state["elapsed"]
+        self.reset_infos = [{} for _ in self._all]
+        self._reset_seeds()
+        self._reset_options()
+
     def close(self) -> None:
         """Give the port back."""
         self._port.close()

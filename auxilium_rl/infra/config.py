@@ -78,6 +78,11 @@ class Settings(BaseSettings):
     max_concurrent_runs: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="Runs training at once. Default: cores."
     )
+    max_attempts: int = Field(
+        3,
+        ge=1,
+        description="Workers of a run that may die without a new checkpoint; then it is FAILED.",
+    )
     max_queued_runs: int = Field(1000, ge=1, description="Runs that may wait; one more is refused.")
     worker_torch_threads: int = Field(1, ge=1, description="Torch threads of a worker.")
     checkpoint_freq: int = Field(10_000, ge=1, description="Timesteps between checkpoints.")

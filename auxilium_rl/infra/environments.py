@@ -10,7 +10,7 @@ import gymnasium
 
 from auxilium_rl.core.dto import EnvironmentSource
 from auxilium_rl.core.errors import InvalidRequest, SimulatorError
-from auxilium_rl.core.lanes import LanePort, Patience
+from auxilium_rl.core.lanes import LanePort, Patience, SessionMemory
 from auxilium_rl.infra.config import Settings
 from auxilium_rl.infra.external_env_adapter import AdapterLanes, ExternalEnvAdapter, FakeExternalEnvAdapter
 from auxilium_rl.infra.gymnasium_lanes import CheckedGymLanes
@@ -36,8 +36,12 @@ def open_lanes(
     factory: AdapterFactory | None = None,
     experiment_id: str = "",
     gateway: GatewayAddress | None = None,
+    memory: SessionMemory | None = None,
 ) -> LanePort:
     """Open the lanes of a run.
+
+    Args:
+        memory: of the session that an earlier worker of this run had.
 
     Raises:
         InvalidRequest: the source cannot be trained on; says why.
@@ -49,7 +53,9 @@ def open_lanes(
     if refusal := source_refusal(source.uri, settings):
         raise InvalidRequest.of("environment.uri", f"'{source.uri}' given; {refusal}")
     if scheme in {"grpc", "unix"}:
-        return _unary(source, settings) if source.gym_ids else _session(source, settings, patience, experiment_id)
+        if source.gym_ids:
+            return _unary(source, settings)
+        return _session(source, settings, patience, experiment_id, memory)
     if scheme == "attached" and gateway is not None:
         return open_attached(source, settings, patience, gateway)
     if scheme == "dm_env_rpc":
@@ -81,7 +87,9 @@ def _unary(source: EnvironmentSource, settings: Settings) -> LanePort:
     )
 
 
-def _session(source: EnvironmentSource, settings: Settings, patience: Patience, experiment_id: str) -> LanePort:
+def _session(
+    source: EnvironmentSource, settings: Settings, patience: Patience, experiment_id: str, memory: SessionMemory | None
+) -> LanePort:
     """``simulation.v2``, after asking whether the simulator has it."""
     address = _target(source.uri)
     channel = open_channel(address)
@@ -95,6 +103,7 @@ def _session(source: EnvironmentSource, settings: Settings, patience: Patience, 
         fast_lane=settings.sim_fast_lane,
         anywhere=settings.sim_fast_lane_anywhere,
         experiment_id=experiment_id,
+        memory=memory,
     )
     return SessionLanes(connection, step_timeout=settings.sim_step_timeout, reset_timeout=settings.sim_reset_timeout)
 

@@ -46,6 +46,14 @@ class CheckedGymLanes(StepsWhenWaitedFor):
             raise ContractViolation(f"lane {lane}: reward is {transition.rewards[lane]}; it must be finite")
         return transition
 
+    def snapshot(self) -> Sequence[bytes] | None:
+        """See ``LanePort.snapshot``."""
+        return self._inner.snapshot(self._all) if self._inner.can_capture else None
+
+    def restore(self, states: Sequence[bytes]) -> Start:
+        """See ``LanePort.restore``."""
+        return self._inner.restore(self._all, states)
+
     def close(self) -> None:
         """Close every environment."""
         self._inner.close()

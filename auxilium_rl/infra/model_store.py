@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ __all__ = ["MANIFEST", "ModelStore"]
 MANIFEST = "manifest.json"
 _FORMAT_VERSION = 1
 _ASIDE = ".writing"
+_PARTS = "parts"
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -99,6 +100,28 @@ class ModelStore:
             raise ModelCorrupt(f"{checkpoint.path} has no {name}; it has {', '.join(sorted(files))}")
         return self._verified(f"{checkpoint.path}/{name}", files[name]["sha256"])
 
+    def put_part(self, run_id: str, name: str, data: bytes) -> None:
+        """See ``core.ports.ModelStore``."""
+        target = self._part(run_id, name)
+        with disk_errors(f"a part of run '{run_id}' cannot be written to {self.checkpoint_dir}"):
+            self._write(data, target, self.checkpoint_dir / _ASIDE / uuid4().hex)
+
+    def read_part(self, run_id: str, name: str, sha256: str) -> bytes:
+        """See ``core.ports.ModelStore``."""
+        return self._verified(self._part(run_id, name).as_posix(), sha256)
+
+    def keep_parts(self, run_id: str, names: Collection[str]) -> None:
+        """See ``core.ports.ModelStore``."""
+        folder = self._part(run_id, "any").parent
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.name not in names:
+                path.unlink(missing_ok=True)
+
+    def _part(self, run_id: str, name: str) -> Path:
+        if not _RUN_ID.fullmatch(run_id) or not _RUN_ID.fullmatch(name):
+            raise ValueError(f"{run_id!r}/{name!r} is not the name of a part")
+        return self.checkpoint_dir / run_id / _PARTS / name
+
     def discard(self, checkpoint: Checkpoint) -> None:
         """See ``core.ports.ModelStore``."""
         shutil.rmtree(checkpoint.path, ignore_errors=True)
@@ -110,16 +133,21 @@ class ModelStore:
         root = self.export_root if target.is_relative_to(self.export_root) else self.models_dir
         aside = root / _ASIDE / uuid4().hex
         with disk_errors(f"the model cannot be exported to {target}"):
-            try:
-                aside.parent.mkdir(parents=True, exist_ok=True)
-                aside.write_bytes(data)
-                fsync_file(aside)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(aside, target)
-                fsync_folder(target.parent)
-            except BaseException:
-                aside.unlink(missing_ok=True)
-                raise
+            self._write(data, target, aside)
+
+    @staticmethod
+    def _write(data: bytes, target: Path, aside: Path) -> None:
+        """Write a file aside, force it to the disk, and bring it into place."""
+        try:
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_bytes(data)
+            fsync_file(aside)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(aside, target)
+            fsync_folder(target.parent)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
 
     def export_target(self, model_output_path: str) -> str:
         """See ``core.ports.ModelStore``."""

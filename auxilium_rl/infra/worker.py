@@ -22,6 +22,7 @@ from auxilium_rl.core.dto import Run
 from auxilium_rl.core.errors import AuxiliumError, LeaseLost
 from auxilium_rl.core.learning import Learner
 from auxilium_rl.core.patience import RunPatience
+from auxilium_rl.core.resuming import newest_whole
 from auxilium_rl.core.run_callback import Control, EndedEarly
 from auxilium_rl.core.states import RunState
 from auxilium_rl.infra.config import Settings
@@ -70,9 +71,12 @@ class _Worker:
         store = ModelStore(settings.models_folder, settings.checkpoint_folder, export_root=settings.export_root)
         patience = RunPatience(self.run, self.registry, self.control, settings.sim_wait_limit)
         try:
-            lanes = open_lanes(spec.environment, settings, patience, self.factory, spec.experiment_id, self.gateway)
+            resumption = newest_whole(self.run, store, self.registry)
+            lanes = open_lanes(
+                spec.environment, settings, patience, self.factory, spec.experiment_id, self.gateway, self
+            )
         except EndedEarly as early:  # told to end while it waited for a simulator
-            return _ending(early.command, 0, spec.total_timesteps, "")
+            return _ending(early.command, self.run.timesteps_done, spec.total_timesteps, "")
         try:
             learner = Learner(
                 self.run,
@@ -83,12 +87,23 @@ class _Worker:
                 control=self.control,
                 checkpoint_keep=settings.checkpoint_keep,
                 tensorboard_dir=settings.logs_folder / self.run.run_id / "tensorboard",
+                resumption=resumption,
             )
             outcome = learner.learn()
             exported = "" if outcome.command == "interrupt" else learner.export()
         finally:
             lanes.close()
         return _ending(outcome.command, outcome.timesteps_done, spec.total_timesteps, exported)
+
+    def recall(self) -> tuple[str, bytes]:
+        """See ``SessionMemory``."""
+        kept = json.loads(self.run.simulator_session or "{}")
+        return kept.get("session_id", ""), bytes.fromhex(kept.get("resume_token", ""))
+
+    def remember(self, session_id: str, resume_token: bytes) -> None:
+        """See ``SessionMemory``."""
+        session = json.dumps({"session_id": session_id, "resume_token": resume_token.hex()})
+        self.registry.put_simulator_session(self.run.run_id, self.run.lease_epoch, session)
 
     def _log_tail(self) -> str:
         sys.stderr.flush()

@@ -61,6 +61,7 @@ def contract_of(make: EnvironmentFactory, lanes: int, version: str = "") -> tupl
                 "final_obs",
                 "resume",
                 *(("partial_reset",) if some else ()),
+                *(("snapshot",) if isinstance(probe, GymLanes) and probe.can_capture else ()),
                 *(("mask",) if probe.mask_len else ()),
                 *(("render",) if probe.can_render else ()),
             ),

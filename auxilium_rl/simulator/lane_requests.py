@@ -13,8 +13,10 @@ from gymnasium import spaces
 
 from auxilium_rl.simulator.describing import AnyLanes
 from auxilium_rl.wire.contract import Contract
-from auxilium_rl.wire.rows import Transition
+from auxilium_rl.wire.gym_lanes import GymLanes
+from auxilium_rl.wire.rows import Start, Transition
 from auxilium_rl.wire.spaces import Codec, InvalidSlab
+from auxilium_rl.wire.trees import InvalidTree
 from generated.simulation.v2 import simulation_pb2 as pb
 
 __all__ = ["LaneRequests", "RequestRefused"]
@@ -54,17 +56,7 @@ class LaneRequests:
         options = _options(request.options_json)
         seeds: list[int | None] = list(request.seeds) or [None] * len(lanes)
         start = self._lanes.reset(lanes, seeds, options, sticky=request.sticky_options)
-        for lane in lanes:
-            self._begun[lane] = True
-        count = len(lanes)
-        return pb.Transition(
-            obs=self._observations.encode(start.observations),
-            reward=bytes(4 * count),
-            terminated=bytes(count),
-            truncated=bytes(count),
-            action_mask=b"" if start.masks is None else start.masks.tobytes(),
-            lanes=request.lanes,
-        )
+        return self._begun_message(start, lanes, request.lanes)
 
     def step(self, request: pb.Step) -> pb.Transition:
         """Advance lanes. Raises RequestRefused."""
@@ -87,9 +79,49 @@ class LaneRequests:
         self.steps += len(lanes)
         return self._message(self._lanes.step(actions, lanes if request.lanes else None), lanes, request.lanes)
 
+    def snapshot(self, request: pb.Snapshot) -> pb.States:
+        """The state of lanes. Raises RequestRefused."""
+        lanes = self._chosen(request.lanes)
+        for lane in lanes:
+            if not self._begun[lane]:
+                raise RequestRefused(pb.ERROR_CODE_NOT_READY, f"lane {lane} needs a Reset before a Snapshot")
+        return pb.States(lanes=request.lanes, states=self._capturable().snapshot(lanes))
+
+    def restore(self, request: pb.Restore) -> pb.Transition:
+        """Bring lanes to states of an earlier Snapshot, in this process or another. Raises RequestRefused."""
+        lanes = self._chosen(request.lanes)
+        able = self._capturable()
+        if len(request.states) != len(lanes):
+            raise RequestRefused(
+                pb.ERROR_CODE_INVALID_REQUEST, f"states: {len(request.states)} given; {len(lanes)} are accepted"
+            )
+        try:
+            start = able.restore(lanes, request.states)
+        except (InvalidTree, ValueError) as refused:
+            raise RequestRefused(pb.ERROR_CODE_INVALID_REQUEST, f"states: {refused}") from refused
+        return self._begun_message(start, lanes, request.lanes)
+
+    def _capturable(self) -> GymLanes:
+        if isinstance(self._lanes, GymLanes) and self._lanes.can_capture:
+            return self._lanes
+        raise RequestRefused(pb.ERROR_CODE_UNSUPPORTED, "the state of this environment cannot be taken")
+
     def close(self) -> None:
         """Close the lanes."""
         self._lanes.close()
+
+    def _begun_message(self, start: Start, lanes: Sequence[int], named: Sequence[int]) -> pb.Transition:
+        for lane in lanes:
+            self._begun[lane] = True
+        count = len(lanes)
+        return pb.Transition(
+            obs=self._observations.encode(start.observations),
+            reward=bytes(4 * count),
+            terminated=bytes(count),
+            truncated=bytes(count),
+            action_mask=b"" if start.masks is None else start.masks.tobytes(),
+            lanes=named,
+        )
 
     def _message(self, step: Transition, lanes: Sequence[int], named: Sequence[int]) -> pb.Transition:
         return pb.Transition(

@@ -140,6 +140,10 @@ class Session:
 
     def _carry_out(self, message: pb.ToEnv) -> pb.FromEnv:
         kind = message.WhichOneof("kind")
+        if kind == "snapshot":
+            return pb.FromEnv(states=self._requests.snapshot(message.snapshot))
+        if kind == "restore":
+            return pb.FromEnv(transition=self._requests.restore(message.restore))
         if kind in {"step", "reset"}:
             stepping = kind == "step"
             transition = self._requests.step(message.step) if stepping else self._requests.reset(message.reset)
@@ -152,7 +156,7 @@ class Session:
             return pb.FromEnv(closed=pb.Closed(message=message.close.reason))
         raise RequestRefused(
             pb.ERROR_CODE_UNSUPPORTED,
-            f"{kind or 'nothing'} given; this simulator takes reset, step, close, and ping with seq 0",
+            f"{kind or 'nothing'} given; reset, step, snapshot, restore, close, and ping with seq 0 are taken",
         )
 
     def _frame(self, lane: int) -> bytes:

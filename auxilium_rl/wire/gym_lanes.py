@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from auxilium_rl.wire.env_states import can_capture, captured, put_back
 from auxilium_rl.wire.rows import AnySpace, Start, Transition, stack
 from auxilium_rl.wire.spaces import counted_from_zero, leaves_of, mask_length, shifted
+from auxilium_rl.wire.trees import InvalidTree, pack, unpack
 
 __all__ = ["GymLanes"]
 
@@ -50,6 +52,8 @@ class GymLanes:
         self._none = np.zeros(lanes, bool)
         self._none.flags.writeable = False
         self._options: list[Mapping[str, Any] | None] = [None] * lanes
+        self._seen: list[Any] = [None] * lanes
+        self.can_capture = all(can_capture(env) for env in self._envs)
         self.spec = first.spec
 
     def reset(
@@ -65,7 +69,8 @@ class GymLanes:
         for lane, seed in zip(lanes, seeds, strict=True):
             self._options[lane] = options if sticky else None
             observation, _ = self._envs[lane].reset(seed=seed, options=dict(options) if options else None)
-            first.append(self._observe(observation))
+            self._seen[lane] = self._observe(observation)
+            first.append(self._seen[lane])
         return Start(stack(first, self.observation_space), self._masks(lanes))
 
     def step(self, actions: npt.NDArray[Any], lanes: Sequence[int] | None = None) -> Transition:
@@ -90,7 +95,8 @@ class GymLanes:
                 final.append(observe(observation))
                 options = self._options[lane]
                 observation, _ = env.reset(options=dict(options) if options else None)
-            observations.append(observe(observation))
+            self._seen[lane] = seen = observe(observation)
+            observations.append(seen)
         space = self.observation_space
         return Transition(
             stack(observations, space),
@@ -101,6 +107,22 @@ class GymLanes:
             self._masks(chosen),
             stack(final, space) if final else None,
         )
+
+    def snapshot(self, lanes: Sequence[int]) -> list[bytes]:
+        """The whole state of each lane, what was seen of it last included. Only where ``can_capture``."""
+        return [pack({"env": captured(self._envs[lane]), "seen": self._seen[lane]}) for lane in lanes]
+
+    def restore(self, lanes: Sequence[int], states: Sequence[bytes]) -> Start:
+        """Bring lanes to states that ``snapshot`` gave; they are seen as they were then. Raises InvalidTree."""
+        seen = []
+        for lane, state in zip(lanes, states, strict=True):
+            kept = unpack(state)
+            if not isinstance(kept, dict) or kept.keys() != {"env", "seen"}:
+                raise InvalidTree("not the state of a lane")
+            put_back(self._envs[lane], kept["env"])
+            self._seen[lane] = kept["seen"]
+            seen.append(kept["seen"])
+        return Start(stack(seen, self.observation_space), self._masks(lanes))
 
     @property
     def can_render(self) -> bool:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from itertools import product
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import MetaData, String, Table, insert
 
 from auxilium_rl.core.dto import Checkpoint, EnvironmentSource, EnvironmentSpec, MetricPoint, RunSpec
 from auxilium_rl.core.errors import IdempotencyConflict, InvalidRequest, QueueFull, RunNotFound, StoreUnavailable
 from auxilium_rl.core.states import ACTIVE, EDGES, TERMINAL, RunState
-from auxilium_rl.infra.sql.database import HEAD, migrate, open_database
+from auxilium_rl.infra.sql.database import HEAD, migrate, open_database, writing
 from auxilium_rl.infra.sql.metrics import SqlMetricStore
 from auxilium_rl.infra.sql.migrating import alembic_config
 from auxilium_rl.infra.sql.registry import SqlRunRegistry
@@ -121,6 +124,44 @@ def test_progress_never_falls_and_checkpoints_are_listed_in_order(registry: SqlR
     registry.drop_checkpoint("r", 10)
     assert [c.kind for c in registry.get("r").checkpoints] == ["final"]
     assert registry.list().runs[0] == registry.get("r")
+
+
+def test_an_interrupted_run_is_claimed_again_when_it_is_due(url: str) -> None:
+    now = [NOW]
+    engine = open_database(url)
+    migrate(engine)
+    registry = SqlRunRegistry(engine, clock=lambda: now[0])
+    create(registry)
+    run = registry.claim_next("me")
+    assert run is not None
+    assert registry.transition("r", RunState.INTERRUPTED, epoch=1, retry_in=10)
+    assert registry.claim_next("me") is None
+    now[0] += timedelta(seconds=10)
+    create(registry, run_id="younger")
+    run = registry.claim_next("me")
+    assert run is not None
+    assert (run.run_id, run.attempt, run.fruitless_attempts, run.lease_epoch) == ("r", 2, 2, 2)
+    assert registry.add_checkpoint(Checkpoint("r", 0, "/x", "s", "m", "initial", 1, NOW), 2)
+    assert registry.get("r").fruitless_attempts == 2
+    assert registry.add_checkpoint(Checkpoint("r", 5, "/y", "s", "m", "periodic", 1, NOW), 2)
+    assert registry.get("r").fruitless_attempts == 0
+    (orphan,) = registry.interrupt_orphans("another", "gone")
+    assert orphan.fruitless_attempts == 0
+    engine.dispose()
+
+
+def test_what_the_next_worker_must_know(registry: SqlRunRegistry) -> None:
+    create(registry)
+    registry.claim_next("me")
+    assert registry.put_simulator_session("r", 1, "session")
+    assert not registry.put_simulator_session("r", 0, "another")
+    assert registry.get("r").simulator_session == "session"
+    for timesteps in (5, 9):
+        registry.add_checkpoint(Checkpoint("r", timesteps, f"/{timesteps}", "s", "m", "periodic", 1, NOW), 1)
+    registry.mark_corrupt("r", 9, "damaged" * 1000)
+    run = registry.get("r")
+    assert [kept.corrupt[:7] for kept in run.checkpoints] == ["", "damaged"]
+    assert run.newest_checkpoint == run.checkpoints[0]
 
 
 def test_runs_are_claimed_in_order_once_each(registry: SqlRunRegistry) -> None:
@@ -227,6 +268,26 @@ def test_database(url: str, registry: SqlRunRegistry) -> None:
         assert ScriptDirectory.from_config(alembic_config(connection)).get_current_head() == HEAD
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     migrate(registry._engine)
+
+
+def test_a_database_of_the_schema_before_is_brought_up_to_date(url: str) -> None:
+    engine = open_database(url)
+    with writing(engine) as connection:
+        command.upgrade(alembic_config(connection), "0001")
+        before = Table("runs", MetaData(), autoload_with=connection)
+        for number, state in enumerate(("QUEUED", "INTERRUPTED")):
+            row = {column.name: "" if isinstance(column.type, String) else 0 for column in before.columns}
+            row |= {"number": number + 1, "run_id": f"r{number}", "state": state, "spec": json.dumps(SPEC.to_json())}
+            row |= {"idempotency_key": None, "started_at": None, "finished_at": None}
+            connection.execute(insert(before).values(**row))
+    migrate(engine)
+    registry = SqlRunRegistry(engine)
+    assert {run.run_id: run.fruitless_attempts for run in registry.list().runs} == {"r0": 0, "r1": 0}
+    claimed = [run.run_id for run in iter(lambda: registry.claim_next("me"), None)]
+    assert claimed == ["r0", "r1"]
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
 
 
 def test_unusable_database_does_not_tell_its_password(tmp_path: Path) -> None:

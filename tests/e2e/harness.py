@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 
 from auxilium_rl.client import Client
 from auxilium_rl.simulator.server import EnvironmentServer
@@ -123,3 +124,24 @@ def start_request(**fields: Any) -> pb.TrainingRequest:
     hyperparameters = {str(k): str(v) for k, v in fields.pop("hyperparameters", {}).items()}
     defaults = {"experiment_id": "experiment", "total_timesteps": 128, "seed": 1}
     return pb.TrainingRequest(**{**defaults, **fields}, hyperparameters=hyperparameters)
+
+
+def processes_below(server: Server) -> list[psutil.Process]:
+    return psutil.Process(server.process.pid).children(recursive=True)
+
+
+def worker_of(server: Server, run_id: str) -> psutil.Process:
+    """The worker of a run: the process that writes its log."""
+    log = str(server.data / "logs" / run_id / "worker.log")
+
+    def find() -> psutil.Process | None:
+        for process in processes_below(server):
+            try:
+                if os.readlink(f"/proc/{process.pid}/fd/2") == log:
+                    return process
+            except OSError:
+                continue
+        return None
+
+    found: psutil.Process = until(find, f"a worker of {run_id}")
+    return found

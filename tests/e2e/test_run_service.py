@@ -124,7 +124,7 @@ def test_watch_survives_a_server_that_comes_back(tmp_path: Path) -> None:
     old.process.kill()
     old.process.wait()
     with running(tmp_path / "data", port=old.port) as new:
-        seen = next(e.status for e in events if e.status is not None and e.status.state == "INTERRUPTED")
+        seen = next(e.status for e in events if e.status is not None and e.status.attempt == 2)
         assert seen.timesteps_done > 0
         new.client.run(run.run_id).stop()
         assert [e.status.state for e in events if e.status is not None][-1] == "STOPPED"

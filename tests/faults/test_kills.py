@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import threading
@@ -13,30 +12,9 @@ import pytest
 
 from auxilium_rl.client import RunFailed
 from generated import policy_trainer_pb2 as pb
-from tests.e2e.harness import Server, running, simulator, start_request, until
+from tests.e2e.harness import Server, processes_below, running, simulator, start_request, until, worker_of
 
 LONG = {"total_timesteps": 100_000_000, "hyperparameters": {"n_steps": 16, "batch_size": 16}}
-
-
-def processes_below(server: Server) -> list[psutil.Process]:
-    return psutil.Process(server.process.pid).children(recursive=True)
-
-
-def worker_of(server: Server, run_id: str) -> psutil.Process:
-    """The worker of a run: the process that writes its log."""
-    log = str(server.data / "logs" / run_id / "worker.log")
-
-    def find() -> psutil.Process | None:
-        for process in processes_below(server):
-            try:
-                if os.readlink(f"/proc/{process.pid}/fd/2") == log:
-                    return process
-            except OSError:
-                continue
-        return None
-
-    found: psutil.Process = until(find, f"a worker of {run_id}")
-    return found
 
 
 def start_long(server: Server) -> str:
@@ -50,15 +28,38 @@ def test_worker_that_dies_of_a_signal(number: signal.Signals, tmp_path: Path) ->
     with running(tmp_path / "data", default_env="gym:CartPole-v1") as server:
         victim, other = start_long(server), start_long(server)
         worker_of(server, victim).send_signal(number)
-        assert server.done(victim).error_message == f"the worker died of {number.name}"
-        if number == signal.SIGSEGV:
-            with pytest.raises(RunFailed) as raised:
-                server.client.run(victim).wait()
-            assert "Segmentation fault" in raised.value.log_tail
-        before = server.status(other).timesteps_done
-        until(lambda: server.status(other).timesteps_done > before, "the other run going on")
+        run = server.client.run(victim)
+        until(lambda: (run.status().attempt, run.status().state) == (2, "RUNNING"), "another worker")
+        assert f"the worker died of {number.name}" in server.logged()
+        done = {run_id: server.status(run_id).timesteps_done for run_id in (victim, other)}
+        until(lambda: all(server.status(r).timesteps_done > done[r] for r in done), "both runs going on")
         assert server.act(victim, [0, 0, 0, 0]).success
-        server.client.run(other).stop()
+
+
+def test_a_run_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
+    with running(tmp_path / "data", default_env="gym:CartPole-v1", checkpoint_freq=10**9, max_attempts=2) as server:
+        run = server.client.run(start_long(server))
+        for attempt in (1, 2):
+            until(lambda wanted=(attempt, "RUNNING"): (run.status().attempt, run.status().state) == wanted, "training")  # type: ignore[misc]
+            worker_of(server, run.run_id).send_signal(signal.SIGSEGV)
+        expected = "POISON: 2 attempts made no checkpoint; in the last one the worker died of SIGSEGV"
+        with pytest.raises(RunFailed, match=expected) as raised:
+            run.wait(timeout=30)
+        assert "Segmentation fault" in raised.value.log_tail
+
+
+def test_a_worker_that_dies_after_a_stop_was_asked_for(tmp_path: Path) -> None:
+    given = {"total_timesteps": 10**8, "hyperparameters": {"n_steps": 100_000, "batch_size": 100}}
+    with running(tmp_path / "data", default_env="gym:CartPole-v1") as server:
+        run = server.client.run(server.trainer.StartTrainingPPO(start_request(**given)).run_id)
+        until(lambda: run.status().timesteps_done, "training")
+        worker = worker_of(server, run.run_id)
+        worker.suspend()
+        run.stop()
+        worker.kill()
+        ended = run.wait(timeout=30)
+        assert ended.state == "STOPPED"
+        assert "the worker died of SIGKILL" in ended.error_message
 
 
 def test_warm_parent_that_dies_takes_its_workers_and_is_replaced(tmp_path: Path) -> None:
@@ -66,8 +67,9 @@ def test_warm_parent_that_dies_takes_its_workers_and_is_replaced(tmp_path: Path)
         victim = start_long(server)
         worker = worker_of(server, victim)
         psutil.Process(worker.ppid()).kill()
-        assert server.done(victim).error_message == "the worker died of SIGKILL"
         psutil.wait_procs([worker], timeout=10)
+        run = server.client.run(victim)
+        until(lambda: (run.status().attempt, run.status().state) == (2, "RUNNING"), "another worker")
         run_id = server.trainer.StartTrainingA2C(start_request(total_timesteps=20)).run_id
         assert server.done(run_id).error_message == ""
 
@@ -75,7 +77,7 @@ def test_warm_parent_that_dies_takes_its_workers_and_is_replaced(tmp_path: Path)
 def test_server_killed_again_and_again_loses_nothing(tmp_path: Path, kills: int) -> None:
     rng = random.Random(4)
     acknowledged: set[str] = set()
-    interrupted = 0
+    resumed = 0
     for turn in range(kills):
         server = Server(tmp_path / "data", default_env="gym:CartPole-v1", max_concurrent_runs=2, checkpoint_freq=64)
         listed = {run.run_id: run for run in server.client.runs()}
@@ -84,11 +86,14 @@ def test_server_killed_again_and_again_loses_nothing(tmp_path: Path, kills: int)
             assert run.state in {"SUCCEEDED", "INTERRUPTED", "QUEUED", "STARTING", "RUNNING", "STOPPED"}, run
             if run.state == "SUCCEEDED":
                 assert server.act(run.run_id, [0, 0, 0, 0]).success
-            if run.state == "INTERRUPTED" and run.timesteps_done >= 256:
-                interrupted += 1
+            if not run.is_done and run.timesteps_done >= 256:
+                resumed += 1
                 assert Path(run.checkpoints[-1].path).exists()
                 assert run.checkpoints[-1].timesteps >= 64
-                server.client.run(run.run_id).stop()
+                again = server.client.run(run.run_id)
+                until(lambda again=again, run=run: again.status().timesteps_done > run.timesteps_done, "going on")  # type: ignore[misc]
+                assert again.status().attempt > 1
+                again.stop()
         for total in (64, 100_000):
             request = start_request(total_timesteps=total, hyperparameters=LONG["hyperparameters"])
             acknowledged.add(server.trainer.StartTrainingPPO(request).run_id)
@@ -101,7 +106,7 @@ def test_server_killed_again_and_again_loses_nothing(tmp_path: Path, kills: int)
         _, alive = psutil.wait_procs(family, timeout=10)
         assert not alive
     assert len(acknowledged) == 2 * kills
-    assert interrupted > 0
+    assert resumed > 0
 
 
 def test_sigterm_saves_and_a_queued_run_waits_for_the_next_server(tmp_path: Path) -> None:
@@ -114,13 +119,14 @@ def test_sigterm_saves_and_a_queued_run_waits_for_the_next_server(tmp_path: Path
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
     with running(tmp_path / "data", default_env="gym:CartPole-v1") as server:
-        status = server.client.run(running_id).status()
-        assert (status.state, status.state_reason) == ("INTERRUPTED", "the server shut down")
-        assert status.checkpoints[-1].timesteps == status.timesteps_done
+        run = server.client.run(running_id)
+        saved = run.status().checkpoints[-1].timesteps
         assert server.act(running_id, [0, 0, 0, 0]).success
+        until(lambda: run.status().timesteps_done > saved, "the interrupted run going on")  # it is the older one
+        assert run.status().attempt == 2
+        run.stop()
+        assert run.wait(timeout=30).state == "STOPPED"
         assert server.done(queued).error_message == ""
-        server.client.run(running_id).stop()
-        assert server.status(running_id).is_done
 
 
 def test_second_signal_stops_at_once(tmp_path: Path) -> None:

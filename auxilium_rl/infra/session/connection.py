@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from auxilium_rl.core.errors import ContractViolation, EnvironmentLost, SimulatorError
-from auxilium_rl.core.lanes import Patience
+from auxilium_rl.core.lanes import Patience, SessionMemory
 from auxilium_rl.infra.session.attached import LaneListener
 from auxilium_rl.infra.session.links import FastLink, Link, LinkLate, LinkLost, LinkRefused
 from auxilium_rl.wire.contract import GENERATION, Contract, ContractRefused
@@ -61,6 +61,7 @@ class Connection:
         anywhere: fast lanes over TCP may leave this machine.
         listener: where a simulator that dialled in may open a fast lane itself.
         known: the session that a simulator that dialled in already has.
+        memory: of the session that an earlier worker had with this simulator; it is taken over where it lives still.
         give_up: says when waiting for it is over, though the patience is not; then ``Gone`` is raised.
 
     Raises:
@@ -81,6 +82,7 @@ class Connection:
         experiment_id: str = "",
         listener: LaneListener | None = None,
         known: str = "",
+        memory: SessionMemory | None = None,
         give_up: Callable[[], bool] = lambda: False,
     ) -> None:
         self._address, self._dial, self._patience = address, dial, patience
@@ -90,7 +92,8 @@ class Connection:
         self._experiment_id = experiment_id
         self._seq = 0
         self._request: _Request | None = None
-        self._session_id, self._resume_token = known, b""
+        self._memory = memory
+        self._session_id, self._resume_token = memory.recall() if memory is not None else (known, b"")
         self._offers: tuple[str, ...] = ()
         self._stream: Link | None = None
         self._fast: FastLink | None = None
@@ -245,6 +248,9 @@ class Connection:
             try:
                 message = self._open()
                 contract = self._read(message)
+                self._seq = int(message.last_seq) if message.resumed else 0  # where an earlier worker stopped counting
+                if self._memory is not None:
+                    self._memory.remember(self._session_id, self._resume_token)
                 self._upgrade(message)
                 return contract
             except LinkRefused as refused:

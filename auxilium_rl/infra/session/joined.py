@@ -94,6 +94,14 @@ class JoinedLanes:
                 answers[number] = self._members[number].begun_after(last, str(answer))
         return answers[0] if len(answers) == 1 else _joined(answers)
 
+    def snapshot(self) -> Sequence[bytes] | None:
+        """See ``LanePort.snapshot``. Not taken: the next worker may find other simulators, in another order."""
+        return None
+
+    def restore(self, states: Sequence[bytes]) -> Start:
+        """Never asked for: ``snapshot`` gives none."""
+        raise NotImplementedError(f"{len(states)} states given, but joined lanes take none")
+
     def close(self) -> None:
         """Close every session: the simulators hear that the run has ended."""
         for member in self._members:

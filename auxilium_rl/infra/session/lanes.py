@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from auxilium_rl.core.errors import ContractViolation
+from auxilium_rl.core.errors import ContractViolation, EnvironmentLost
 from auxilium_rl.infra.session.connection import Connection, SessionLost
 from auxilium_rl.wire.contract import DISABLED, NEXT_STEP
 from auxilium_rl.wire.rows import Obs, Start, Transition, concat_rows, copy_rows, put, take
@@ -104,6 +104,32 @@ class SessionLanes:
             return self._begun_again(str(lost))
         self.last = transition.observations
         return transition
+
+    def snapshot(self) -> Sequence[bytes] | None:
+        """See ``LanePort.snapshot``."""
+        if "snapshot" not in self.contract.capabilities or self._lost_meanwhile is not None:
+            return None
+        try:
+            answer = self._connection.ask(pb.ToEnv(snapshot=pb.Snapshot()), self._reset_timeout)
+        except SessionLost as lost:
+            self._lost_meanwhile = self._begun_again(str(lost))
+            return None
+        states = list(answer.states.states)
+        if answer.WhichOneof("kind") != "states" or len(states) != self.lanes:
+            raise ContractViolation(f"the simulator answered snapshot with {len(states)} states of {self.lanes} lanes")
+        return states
+
+    def restore(self, states: Sequence[bytes]) -> Start:
+        """See ``LanePort.restore``."""
+        if len(states) != self.lanes:
+            raise ContractViolation(f"{len(states)} states were stored; the simulator has {self.lanes} lanes")
+        try:
+            answer = self._connection.ask(pb.ToEnv(restore=pb.Restore(states=states)), self._reset_timeout)
+        except SessionLost as lost:
+            raise EnvironmentLost(f"the simulator lost its session while its lanes were restored: {lost}") from lost
+        transition = self._transition(answer, self._all)
+        self.last, self._lost_meanwhile = transition.observations, None
+        return Start(transition.observations, transition.masks)
 
     def close(self) -> None:
         """Close the session: the simulator hears that the run has ended."""

@@ -15,7 +15,7 @@ from auxilium_rl.core.errors import StoreUnavailable
 
 __all__ = ["HEAD", "migrate", "open_database", "reading", "writing"]
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration; known here so that a server whose schema is up to date need not import Alembic (0.15 s)."""
 
 _BUSY_TIMEOUT_MS = 30_000

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, Select, and_, bindparam, case, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from auxilium_rl.core.dto import Checkpoint, EnvironmentSpec, Run, RunPage, RunSpec
@@ -191,9 +191,10 @@ class SqlRunRegistry(GymCloseRows):
 
     def claim_next(self, owner: str) -> Run | None:
         """See ``RunRegistry``."""
+        due = or_(runs.c.retry_at.is_(None), runs.c.retry_at <= self._now())
         oldest = (
             select(runs.c.run_id)
-            .where(runs.c.state == RunState.QUEUED.value)
+            .where(or_(runs.c.state == RunState.QUEUED.value, and_(runs.c.state == RunState.INTERRUPTED.value, due)))
             .order_by(runs.c.number)
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -208,6 +209,8 @@ class SqlRunRegistry(GymCloseRows):
                 .values(
                     state=RunState.STARTING.value,
                     attempt=runs.c.attempt + 1,
+                    fruitless_attempts=runs.c.fruitless_attempts + 1,
+                    retry_at=None,
                     lease_epoch=runs.c.lease_epoch + 1,
                     lease_owner=owner,
                     state_reason="",
@@ -227,6 +230,7 @@ class SqlRunRegistry(GymCloseRows):
         log_tail: str = "",
         exported_path: str = "",
         timesteps_done: int | None = None,
+        retry_in: float = 0.0,
     ) -> bool:
         """See ``RunRegistry``."""
         values: dict[str, Any] = {"state_reason": reason, "error_message": error_message}
@@ -236,6 +240,8 @@ class SqlRunRegistry(GymCloseRows):
             values["exported_path"] = exported_path
         if timesteps_done is not None:
             values["timesteps_done"] = timesteps_done
+        if target is RunState.INTERRUPTED:
+            values["retry_at"] = self._now() + int(retry_in * 1e6)
         with writing(self._engine) as connection:
             return self._move(connection, run_id, target, epoch, values)
 
@@ -305,7 +311,12 @@ class SqlRunRegistry(GymCloseRows):
             ).scalars()
             interrupted = builtins.list(orphans)
             for run_id in interrupted:
-                values = {"state_reason": reason, "lease_epoch": runs.c.lease_epoch + 1}
+                values = {
+                    "state_reason": reason,
+                    "lease_epoch": runs.c.lease_epoch + 1,
+                    "retry_at": None,
+                    "fruitless_attempts": case((runs.c.fruitless_attempts > 0, runs.c.fruitless_attempts - 1), else_=0),
+                }
                 self._move(connection, run_id, RunState.INTERRUPTED, None, values)
             return [self._get(connection, run_id) for run_id in interrupted]
 
@@ -319,11 +330,29 @@ class SqlRunRegistry(GymCloseRows):
                 runs.c.lease_epoch == epoch,
                 runs.c.state.in_([state.value for state in ACTIVE]),
             )
-            if connection.execute(mine.values(updated_at=self._now())).rowcount != 1:
+            values: dict[str, Any] = {"updated_at": self._now()}
+            if checkpoint.kind != "initial":
+                values["fruitless_attempts"] = 0
+            if connection.execute(mine.values(**values)).rowcount != 1:
                 return False
             connection.execute(_same_checkpoint(checkpoint.run_id, checkpoint.timesteps))
             connection.execute(insert(checkpoints).values(**checkpoint_row(checkpoint)))
             return True
+
+    def mark_corrupt(self, run_id: str, timesteps: int, reason: str) -> None:
+        """See ``RunRegistry``."""
+        with writing(self._engine) as connection:
+            connection.execute(
+                update(checkpoints)
+                .where(checkpoints.c.run_id == run_id, checkpoints.c.timesteps == timesteps)
+                .values(corrupt=reason[:1024])
+            )
+
+    def put_simulator_session(self, run_id: str, epoch: int, session: str) -> bool:
+        """See ``RunRegistry``."""
+        mine = update(runs).where(runs.c.run_id == run_id, runs.c.lease_epoch == epoch)
+        with writing(self._engine) as connection:
+            return connection.execute(mine.values(simulator_session=session)).rowcount == 1
 
     def drop_checkpoint(self, run_id: str, timesteps: int) -> None:
         """See ``RunRegistry``."""

@@ -39,6 +39,8 @@ def run_of(row: Any, kept: Sequence[Checkpoint], queue_position: int) -> Run:
         steps_per_second=row.steps_per_second if state in ACTIVE else 0.0,
         queue_position=queue_position,
         checkpoints=tuple(kept),
+        fruitless_attempts=row.fruitless_attempts,
+        simulator_session=row.simulator_session,
     )
 
 
@@ -58,6 +60,7 @@ def checkpoint_of(row: Any) -> Checkpoint:
         kind=row.kind,
         size=row.size,
         created_at=from_micros(row.created_at),
+        corrupt=row.corrupt,
     )
 
 

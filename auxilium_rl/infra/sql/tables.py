@@ -58,6 +58,10 @@ runs = Table(
     Column("exported_path", _LongText, nullable=False, default=""),
     Column("log_tail", _LongText, nullable=False, default=""),
     Column("engine", String(512), nullable=False, default=""),
+    Column("fruitless_attempts", Integer, nullable=False, default=0, server_default="0"),
+    # When an INTERRUPTED run may be tried again; NULL: at once.
+    Column("retry_at", _Time),
+    Column("simulator_session", String(2048), nullable=False, default="", server_default=""),
     Column("created_at", _Time, nullable=False),
     Column("updated_at", _Time, nullable=False),
     Column("started_at", _Time),
@@ -77,6 +81,7 @@ checkpoints = Table(
     Column("kind", String(16), nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("created_at", _Time, nullable=False),
+    Column("corrupt", String(1024), nullable=False, default="", server_default=""),
 )
 
 metrics = Table(
