@@ -61,7 +61,7 @@ class Application:
         self._lock = ServerLock(settings.data_dir)
         store = orchestrator.model_store if orchestrator else _model_store(settings)
         if isinstance(store, ModelStore):
-            store.sweep()  # what a crash left unfinished; the lock says that nobody writes
+            store.sweep()
         self._engine = open_database(settings.sql_url)
         migrate(self._engine)
         registry = SqlRunRegistry(self._engine)
@@ -88,6 +88,8 @@ class Application:
             max_concurrent_runs=settings.max_concurrent_runs,
             max_queued_runs=settings.max_queued_runs,
             max_attempts=settings.max_attempts,
+            lease=settings.lease_seconds,
+            place=self._lock.place,
         )
         self.orchestrator.on_run_ended = self._run_ended
         self._health = HealthMonitor(

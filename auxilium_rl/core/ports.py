@@ -70,10 +70,18 @@ class RunRegistry(Protocol):
     def find_by_output_path(self, model_output_path: str) -> Run | None:
         """The run that finished last of those whose model was exported to this ``spec.model_output_path``."""
 
-    def claim_next(self, owner: str) -> Run | None:
+    def claim_next(self, owner: str, lease: float = 30.0) -> Run | None:
         """Take the oldest run that is QUEUED, or INTERRUPTED and due again: STARTING, attempt + 1, fruitless_attempts
-        + 1, lease_epoch + 1, lease_owner. None: nothing is to be run now.
+        + 1, lease_epoch + 1, lease_owner, leased for ``lease`` seconds. None: nothing is to be run now.
         """
+
+    def renew(self, run_id: str, epoch: int, lease: float) -> str | None:
+        """Keep a worker's lease for another ``lease`` seconds from now, by the database's clock; gives
+        ``stop_requested``. None: the lease is lost.
+        """
+
+    def expire_leases(self, reason: str) -> Sequence[Run]:
+        """Make every active run whose lease ran out INTERRUPTED and due at once, epoch + 1; gives those runs."""
 
     def transition(
         self,
@@ -118,15 +126,17 @@ class RunRegistry(Protocol):
         """Note the wish; QUEUED and INTERRUPTED runs become STOPPED at once. Terminal runs stay. Raises RunNotFound."""
 
     def interrupt_orphans(self, owner: str, reason: str) -> Sequence[Run]:
-        """Make every active run that another owner held INTERRUPTED and due at once, epoch + 1, and hold no attempt
-        against it; gives those runs as they are now.
+        """Make every active run that an earlier owner of the same place held (``<place>:<incarnation>``) INTERRUPTED
+        and due at once, epoch + 1, and hold no attempt against it; gives those runs as they are now.
         """
 
     def owe_closes(self, address: str, gym_ids: Iterable[str]) -> None:
         """Note Closes of a refused start; they are due at once."""
 
-    def due_closes(self, limit: int = 100) -> Sequence[GymClose]:
-        """Closes that are due and not done, whose next attempt has come, oldest first."""
+    def due_closes(self, limit: int = 100, hold: float = 60.0) -> Sequence[GymClose]:
+        """Closes that are due and not done, whose next attempt has come, oldest first. Nobody else is given them for
+        ``hold`` seconds.
+        """
 
     def close_done(self, close_id: int, outcome: str) -> None:
         """A Close ended (``closed``, ``not_found`` or why it was given up); it is never due again."""
@@ -141,8 +151,10 @@ class RunRegistry(Protocol):
 class MetricStore(Protocol):
     """What the trainer logged, by run."""
 
-    def append(self, run_id: str, points: Sequence[MetricPoint]) -> None:
-        """Store points; a (run, key, step) that is there already keeps its first value. NaN and infinities are kept."""
+    def append(self, run_id: str, epoch: int, points: Sequence[MetricPoint]) -> bool:
+        """Store points; a (run, key, step) that is there already keeps its first value. NaN and infinities are kept.
+        False: the lease is lost, and nothing was stored.
+        """
 
     def since(self, run_id: str, after_id: int = 0, limit: int = 1000) -> Sequence[MetricPoint]:
         """Points with a greater id, in order of id."""

@@ -137,8 +137,8 @@ class ProgressReporter(KVWriter):
             with self._lock:
                 points, self._points = self._points, []
             try:
-                if points:
-                    self._metrics.append(self._run_id, points)
+                if points and not self._metrics.append(self._run_id, self._epoch, points):
+                    self._control.lose_lease()
             except Exception:
                 with self._lock:
                     self._points = points + self._points

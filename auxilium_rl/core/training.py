@@ -25,6 +25,8 @@ __all__ = ["TrainingOrchestrator", "describe_exit", "retry_delay"]
 
 _log = structlog.get_logger(__name__)
 _IDLE_CHECK = 5.0
+_START_LEASE = 30.0
+"""Seconds for a worker to come up, and renew the lease itself."""
 _FIRST_DELAY, _LONGEST_DELAY = 10.0, 360.0
 _MEANINGS = {
     "SIGKILL": " (out of memory, or somebody killed it)",
@@ -71,11 +73,15 @@ class TrainingOrchestrator:
         max_concurrent_runs: int,
         max_queued_runs: int,
         max_attempts: int = 3,
+        lease: float = 30.0,
+        place: str = "",
     ) -> None:
         """Say on what the runs are kept and executed; once, before ``start``."""
         self.registry, self._executor, self.defaults = registry, executor, defaults
         self._max_concurrent, self._max_queued = max_concurrent_runs, max_queued_runs
-        self._max_attempts = max_attempts
+        self._max_attempts, self._lease = max_attempts, lease
+        if place:  # what an earlier server at the same place held is nobody's
+            self.owner = f"{place}:{self.owner}"
 
     def start(self) -> None:
         """Take stock of what an earlier server left behind, then begin to run what is queued."""
@@ -170,21 +176,27 @@ class TrainingOrchestrator:
 
     def _dispatch(self) -> None:
         while not self._closed:
-            self._wake.wait(max(min(_IDLE_CHECK, self._retry_at - time.monotonic()), 0.0))
+            self._wake.wait(max(min(_IDLE_CHECK, self._lease / 4, self._retry_at - time.monotonic()), 0.0))
             self._wake.clear()
             if time.monotonic() >= self._retry_at:
                 self._retry_at = math.inf
             try:
+                self._reap()
                 while self._start_one():
                     pass
             except AuxiliumError as error:
                 _log.error("dispatch_failed", error=error.message)
 
+    def _reap(self) -> None:
+        """Take runs from workers whose lease ran out, whoever's they were."""
+        for run in self.registry.expire_leases("its worker's lease ran out"):
+            _log.warning("lease_expired", run_id=run.run_id, timesteps_done=run.timesteps_done)
+
     def _start_one(self) -> bool:
         with self._lock:
             if self._draining.is_set() or len(self._live) >= self._max_concurrent:
                 return False
-        run = self.registry.claim_next(self.owner)
+        run = self.registry.claim_next(self.owner, max(self._lease, _START_LEASE))
         if run is None:
             return False
         with self._lock:

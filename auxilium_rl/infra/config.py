@@ -78,6 +78,8 @@ class Settings(BaseSettings):
     max_concurrent_runs: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="Runs training at once. Default: cores."
     )
+    lease_seconds: float = Field(30.0, gt=0, description="Seconds that a run stays a worker's that is not heard of.")
+    heartbeat_seconds: float = Field(10.0, gt=0, description="Seconds between a worker's signs of life.")
     max_attempts: int = Field(
         3,
         ge=1,

@@ -20,6 +20,8 @@ __all__ = ["GymCloser"]
 
 _log = structlog.get_logger(__name__)
 _FIRST_RETRY, _LAST_RETRY = 0.5, 60.0
+_HOLD = 5.0
+"""Seconds beyond the time-out after which another server may send a Close that this one was given."""
 _REFUSALS = 5
 """A simulator that answers success=false this often will not change its mind."""
 
@@ -62,7 +64,7 @@ class GymCloser:
             self._wake.clear()
 
     def _pass(self) -> None:
-        due = self._registry.due_closes()
+        due = self._registry.due_closes(hold=self._timeout + _HOLD)
         for address in dict.fromkeys(close.address for close in due):
             with open_channel(address) as channel:
                 method = simulation_pb2_grpc.SimulationServiceStub(channel).Close

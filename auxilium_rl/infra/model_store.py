@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
+import time
 import zipfile
 from collections.abc import Callable, Collection
 from datetime import datetime, timezone
@@ -27,14 +29,15 @@ MANIFEST = "manifest.json"
 _FORMAT_VERSION = 1
 _ASIDE = ".writing"
 _PARTS = "parts"
+_STALE = 3600.0
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class ModelStore:
     """A ``core.ports.ModelStore`` in local folders, read through fsspec.
 
-    A checkpoint is the folder ``<checkpoint_dir>/<run_id>/<timesteps>-<kind>``. It is made aside, every file and the
-    manifest are fsynced and read back, and one rename brings it into place.
+    A checkpoint is the folder ``<checkpoint_dir>/<run_id>/<timesteps>-<kind>-<random>``. It is made aside, every file
+    and the manifest are fsynced and read back, and one rename brings it into place.
 
     Args:
         models_dir: folder of exported models, when the caller's path is relative.
@@ -57,16 +60,20 @@ class ModelStore:
                 folder.mkdir(parents=True, exist_ok=True)
 
     def sweep(self) -> None:
-        """Remove what a crash left unfinished. Only while nobody else writes to this store."""
+        """Remove what a crash left unfinished. What is younger than an hour may be somebody's who writes now."""
         for root in self._roots():
-            shutil.rmtree(root / _ASIDE, ignore_errors=True)
+            for path in (root / _ASIDE).glob("*"):
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > _STALE:
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def put(self, run_id: str, timesteps: int, kind: str, write: Callable[[Path], None]) -> Checkpoint:
         """See ``core.ports.ModelStore``."""
         if not _RUN_ID.fullmatch(run_id):
             raise ValueError(f"{run_id!r} is not a run id")
         aside = self.checkpoint_dir / _ASIDE / uuid4().hex
-        target = self.checkpoint_dir / run_id / f"{timesteps:012d}-{kind}"
+        # A name of its own: a worker that lost its run must not touch what the next one wrote.
+        target = self.checkpoint_dir / run_id / f"{timesteps:012d}-{kind}-{uuid4().hex[:8]}"
         with disk_errors(f"a checkpoint of run '{run_id}' cannot be written to {self.checkpoint_dir}"):
             try:
                 aside.mkdir(parents=True)
@@ -77,7 +84,9 @@ class ModelStore:
                 (aside / MANIFEST).write_bytes(data)
                 fsync_file(aside / MANIFEST)
                 fsync_folder(aside)
-                _replace_folder(aside, target)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.rename(aside, target)
+                fsync_folder(target.parent)
             except BaseException:
                 shutil.rmtree(aside, ignore_errors=True)
                 raise
@@ -193,16 +202,3 @@ def _manifest(folder: Path, run_id: str, timesteps: int, kind: str, now: datetim
         "created_at": now.isoformat(),
         "files": files,
     }
-
-
-def _replace_folder(aside: Path, target: Path) -> None:
-    """Bring a folder into place. One that is there is an earlier attempt's and is moved away first."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        old = aside.with_name(aside.name + "-old")
-        os.rename(target, old)
-        os.rename(aside, target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.rename(aside, target)
-    fsync_folder(target.parent)

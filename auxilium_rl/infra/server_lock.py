@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import uuid
 from pathlib import Path
 
 from auxilium_rl.core.errors import StoreUnavailable
@@ -13,6 +14,9 @@ __all__ = ["ServerLock"]
 
 class ServerLock:
     """An exclusive lock on ``<folder>/server.lock``; the system drops it when the process dies, however it dies.
+
+    Attributes:
+        place: names the folder, always the same: whoever holds the lock knows that earlier holders are gone.
 
     Raises:
         StoreUnavailable: another server holds it, or the folder cannot be written.
@@ -32,6 +36,16 @@ class ServerLock:
             raise StoreUnavailable(
                 f"another server uses the data folder {path.parent}; stop it, or set DATA_DIR to another folder"
             ) from None
+        self.place = self._named()
+
+    def _named(self) -> str:
+        known = os.read(self._descriptor, 32).decode()
+        if known:
+            return known
+        name = uuid.uuid4().hex[:16]
+        os.write(self._descriptor, name.encode())
+        os.fsync(self._descriptor)
+        return name
 
     def release(self) -> None:
         """Let another server in."""

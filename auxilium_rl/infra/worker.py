@@ -20,6 +20,7 @@ import structlog
 
 from auxilium_rl.core.dto import Run
 from auxilium_rl.core.errors import AuxiliumError, LeaseLost
+from auxilium_rl.core.heartbeat import LOST, Heartbeat
 from auxilium_rl.core.learning import Learner
 from auxilium_rl.core.patience import RunPatience
 from auxilium_rl.core.resuming import newest_whole
@@ -54,17 +55,26 @@ class _Worker:
 
     def work(self) -> int:
         """Train, then write what the run came to; gives the exit code."""
+        heartbeat = Heartbeat(
+            self.run,
+            self.registry,
+            self.control,
+            lease=self.settings.lease_seconds,
+            interval=self.settings.heartbeat_seconds,
+        )
+        heartbeat.start()
         try:
             fields = self._train()
         except LeaseLost as lost:
-            _log.error("lease_lost", reason=lost.message)
-            return 3
+            _log.error("run_left_to_another", reason=lost.message)
+            return LOST
         except BaseException as error:  # noqa: BLE001 - whatever it was, the run must say so
             _log.exception("run_failed")
             fields = {"target": RunState.FAILED, "error_message": _explain(error), "log_tail": self._log_tail()}
         ended = self.registry.transition(self.run.run_id, epoch=self.run.lease_epoch, **fields)
         _log.info("run_ended", state=str(fields["target"]), written=ended)
-        return 0 if ended else 3
+        heartbeat.stop()
+        return 0 if ended else LOST
 
     def _train(self) -> dict[str, Any]:
         spec, settings = self.run.spec, self.settings
@@ -151,7 +161,7 @@ def main() -> int:
     registry = SqlRunRegistry(engine)
     run = registry.get(job["run_id"])
     if run.lease_epoch != job["epoch"]:
-        return 3
+        return LOST
     if run.stop_requested:
         control.tell("stop_now" if run.stop_requested == "immediate" else "stop")
     _set_threads(settings.worker_torch_threads)

@@ -16,7 +16,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import MetaData, String, Table, insert
+from sqlalchemy import MetaData, String, Table, insert, make_url
 
 from auxilium_rl.core.dto import Checkpoint, EnvironmentSource, EnvironmentSpec, MetricPoint, RunSpec
 from auxilium_rl.core.errors import IdempotencyConflict, InvalidRequest, QueueFull, RunNotFound, StoreUnavailable
@@ -25,7 +25,8 @@ from auxilium_rl.infra.sql.database import HEAD, migrate, open_database, writing
 from auxilium_rl.infra.sql.metrics import SqlMetricStore
 from auxilium_rl.infra.sql.migrating import alembic_config
 from auxilium_rl.infra.sql.registry import SqlRunRegistry
-from auxilium_rl.infra.sql.tables import metadata
+from auxilium_rl.infra.sql.tables import admission, metadata
+from tests.databases import KINDS, database
 
 SPEC = RunSpec("experiment", "ppo", EnvironmentSource("grpc://h:1", 2, ("a", "b"), 4, 2, 500), 100, 0, {"gamma": 0.9})
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -43,15 +44,35 @@ WAYS: dict[RunState, tuple[RunState, ...]] = {
 }
 
 
+@pytest.fixture(scope="module", params=KINDS)
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with database(request.param, tmp_path_factory.mktemp("registry")) as url:
+        yield url
+
+
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'registry.db'}"
+def empty(place: str, tmp_path: Path) -> Iterator[str]:
+    """A database without any table."""
+    with database(make_url(place).get_backend_name(), tmp_path) as url:
+        yield url
+
+
+@pytest.fixture
+def url(place: str) -> str:
+    """A database of today's schema, without any row but the one of ``admission``."""
+    engine = open_database(place)
+    migrate(engine)
+    with writing(engine) as connection:
+        for table in reversed(metadata.sorted_tables):
+            if table is not admission:
+                connection.execute(table.delete())
+    engine.dispose()
+    return place
 
 
 @pytest.fixture
 def registry(url: str) -> Iterator[SqlRunRegistry]:
     engine = open_database(url)
-    migrate(engine)
     yield SqlRunRegistry(engine)
     engine.dispose()
 
@@ -95,10 +116,10 @@ def test_unknown_run(registry: SqlRunRegistry) -> None:
 
 def test_worker_that_lost_its_lease_writes_nothing(registry: SqlRunRegistry) -> None:
     create(registry)
-    run = registry.claim_next("me")
+    run = registry.claim_next("here:me")
     assert run is not None
-    assert (run.lease_epoch, run.attempt, run.lease_owner) == (1, 1, "me")
-    assert [r.run_id for r in registry.interrupt_orphans("another", "gone")] == ["r"]
+    assert (run.lease_epoch, run.attempt, run.lease_owner) == (1, 1, "here:me")
+    assert [r.run_id for r in registry.interrupt_orphans("here:another", "gone")] == ["r"]
     after = registry.get("r")
     assert (after.state, after.state_reason, after.lease_epoch) == (RunState.INTERRUPTED, "gone", 2)
     checkpoint = Checkpoint("r", 5, "/x", "s", "m", "periodic", 1, NOW)
@@ -106,12 +127,12 @@ def test_worker_that_lost_its_lease_writes_nothing(registry: SqlRunRegistry) -> 
     assert not registry.add_checkpoint(checkpoint, 1)
     assert not registry.transition("r", RunState.FAILED, epoch=1)
     assert registry.get("r") == after
-    assert registry.interrupt_orphans("another", "gone") == []
+    assert registry.interrupt_orphans("here:another", "gone") == []
 
 
 def test_progress_never_falls_and_checkpoints_are_listed_in_order(registry: SqlRunRegistry) -> None:
     create(registry)
-    registry.claim_next("me")
+    registry.claim_next("here:me")
     for done in (5, 9, 3):
         assert registry.report("r", 1, timesteps_done=done, steps_per_second=2.5, engine="fast")
     kept = [Checkpoint("r", n, f"/{n}", "s", "m", "periodic", 1, NOW) for n in (20, 10)]
@@ -132,27 +153,63 @@ def test_an_interrupted_run_is_claimed_again_when_it_is_due(url: str) -> None:
     migrate(engine)
     registry = SqlRunRegistry(engine, clock=lambda: now[0])
     create(registry)
-    run = registry.claim_next("me")
+    run = registry.claim_next("here:me")
     assert run is not None
     assert registry.transition("r", RunState.INTERRUPTED, epoch=1, retry_in=10)
-    assert registry.claim_next("me") is None
+    assert registry.claim_next("here:me") is None
     now[0] += timedelta(seconds=10)
     create(registry, run_id="younger")
-    run = registry.claim_next("me")
+    run = registry.claim_next("here:me")
     assert run is not None
     assert (run.run_id, run.attempt, run.fruitless_attempts, run.lease_epoch) == ("r", 2, 2, 2)
     assert registry.add_checkpoint(Checkpoint("r", 0, "/x", "s", "m", "initial", 1, NOW), 2)
     assert registry.get("r").fruitless_attempts == 2
     assert registry.add_checkpoint(Checkpoint("r", 5, "/y", "s", "m", "periodic", 1, NOW), 2)
     assert registry.get("r").fruitless_attempts == 0
-    (orphan,) = registry.interrupt_orphans("another", "gone")
+    (orphan,) = registry.interrupt_orphans("here:another", "gone")
     assert orphan.fruitless_attempts == 0
     engine.dispose()
 
 
+def test_a_lease_is_kept_or_runs_out(registry: SqlRunRegistry) -> None:
+    create(registry)
+    create(registry, run_id="elsewhere")
+    assert registry.claim_next("here:me", lease=60) is not None
+    assert registry.claim_next("there:other", lease=60) is not None
+    assert registry.expire_leases("silent") == []
+    assert registry.renew("r", 1, 60) == ""
+    registry.request_stop("r", immediate=True)
+    assert registry.renew("r", 1, -1) == "immediate"
+    (expired,) = registry.expire_leases("silent")
+    assert (expired.run_id, expired.state, expired.state_reason) == ("r", RunState.INTERRUPTED, "silent")
+    assert expired.fruitless_attempts == 1
+    assert registry.renew("r", 1, 60) is None
+    assert registry.interrupt_orphans("here:another", "gone") == []  # the other place may live
+    assert [run.run_id for run in registry.interrupt_orphans("there:another", "gone")] == ["elsewhere"]
+    store = SqlMetricStore(registry._engine)
+    assert not store.append("r", 1, [MetricPoint("k", 0, 1.0, NOW)])
+    assert store.since("r") == []
+
+
+def test_two_servers_do_not_both_take_the_last_place(url: str, registry: SqlRunRegistry) -> None:
+    engines = [open_database(url) for _ in range(2)]
+
+    def start(number: int) -> bool:
+        try:
+            SqlRunRegistry(engines[number % 2]).create(f"r{number}", SPEC, max_queued=5)
+        except QueueFull:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(pool.map(start, range(32))) == 5
+    for engine in engines:
+        engine.dispose()
+
+
 def test_what_the_next_worker_must_know(registry: SqlRunRegistry) -> None:
     create(registry)
-    registry.claim_next("me")
+    registry.claim_next("here:me")
     assert registry.put_simulator_session("r", 1, "session")
     assert not registry.put_simulator_session("r", 0, "another")
     assert registry.get("r").simulator_session == "session"
@@ -169,9 +226,11 @@ def test_runs_are_claimed_in_order_once_each(registry: SqlRunRegistry) -> None:
         create(registry, run_id=f"r{number}")
     assert registry.get("r7").queue_position == 8
     with ThreadPoolExecutor(8) as pool:
-        claimed = [run.run_id for run in pool.map(lambda _: registry.claim_next("me"), range(20)) if run is not None]
+        claimed = [
+            run.run_id for run in pool.map(lambda _: registry.claim_next("here:me"), range(20)) if run is not None
+        ]
     assert sorted(claimed) == sorted(f"r{number}" for number in range(20))
-    assert registry.claim_next("me") is None
+    assert registry.claim_next("here:me") is None
 
 
 def test_idempotency(registry: SqlRunRegistry) -> None:
@@ -190,7 +249,7 @@ def test_queue_is_bounded(registry: SqlRunRegistry) -> None:
     registry.create("a", SPEC, max_queued=1)
     with pytest.raises(QueueFull, match="MAX_QUEUED_RUNS"):
         registry.create("b", SPEC, max_queued=1)
-    registry.claim_next("me")
+    registry.claim_next("here:me")
     assert registry.create("b", SPEC, max_queued=1).run_id == "b"
 
 
@@ -234,11 +293,12 @@ def test_closes_are_owed_until_done(registry: SqlRunRegistry) -> None:
     registry.owe_closes("h:1", ["a", "z"])  # a refused start names a gym that a run still holds
     assert [c.gym_id for c in registry.due_closes()] == ["z"]
     registry.transition("r", RunState.FAILED)
-    due = {c.gym_id: c for c in registry.due_closes()}
-    assert due.keys() == {"a", "b", "z"}
+    due = {c.gym_id: c for c in registry.due_closes(hold=0)}
+    assert due.keys() == {"a", "b"}  # whoever was given z sends it
     registry.close_done(due["a"].id, "closed")
+    assert [c.gym_id for c in registry.due_closes(hold=0)] == ["b"]
     registry.close_failed(due["b"].id, "away", 3600)
-    assert [c.gym_id for c in registry.due_closes()] == ["z"]
+    assert not registry.due_closes()
 
 
 def test_negotiated_specs(registry: SqlRunRegistry) -> None:
@@ -250,10 +310,12 @@ def test_negotiated_specs(registry: SqlRunRegistry) -> None:
 
 def test_metrics(registry: SqlRunRegistry) -> None:
     store = SqlMetricStore(registry._engine)
+    create(registry)
+    create(registry, run_id="other")
     values = [1.5, math.nan, math.inf, -math.inf]
-    store.append("r", [MetricPoint("k", step, value, NOW) for step, value in enumerate(values)])
-    store.append("r", [MetricPoint("k", 0, 99.0, NOW), MetricPoint("k", 9, 2.0, NOW)])
-    store.append("other", [MetricPoint("k", 0, 7.0, NOW)])
+    store.append("r", 0, [MetricPoint("k", step, value, NOW) for step, value in enumerate(values)])
+    store.append("r", 0, [MetricPoint("k", 0, 99.0, NOW), MetricPoint("k", 9, 2.0, NOW)])
+    store.append("other", 0, [MetricPoint("k", 0, 7.0, NOW)])
     points = store.since("r")
     assert [repr(p.value) for p in points] == ["1.5", "nan", "inf", "-inf", "2.0"]
     assert points[0].time == NOW
@@ -263,15 +325,16 @@ def test_metrics(registry: SqlRunRegistry) -> None:
 def test_database(url: str, registry: SqlRunRegistry) -> None:
     registry.probe()
     with registry._engine.connect() as connection:
-        pragmas = [connection.exec_driver_sql(f"PRAGMA {p}").scalar() for p in ("journal_mode", "synchronous")]
-        assert pragmas == ["wal", 2]
+        if connection.dialect.name == "sqlite":
+            pragmas = [connection.exec_driver_sql(f"PRAGMA {p}").scalar() for p in ("journal_mode", "synchronous")]
+            assert pragmas == ["wal", 2]
         assert ScriptDirectory.from_config(alembic_config(connection)).get_current_head() == HEAD
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     migrate(registry._engine)
 
 
-def test_a_database_of_the_schema_before_is_brought_up_to_date(url: str) -> None:
-    engine = open_database(url)
+def test_a_database_of_the_schema_before_is_brought_up_to_date(empty: str) -> None:
+    engine = open_database(empty)
     with writing(engine) as connection:
         command.upgrade(alembic_config(connection), "0001")
         before = Table("runs", MetaData(), autoload_with=connection)
@@ -283,7 +346,7 @@ def test_a_database_of_the_schema_before_is_brought_up_to_date(url: str) -> None
     migrate(engine)
     registry = SqlRunRegistry(engine)
     assert {run.run_id: run.fruitless_attempts for run in registry.list().runs} == {"r0": 0, "r1": 0}
-    claimed = [run.run_id for run in iter(lambda: registry.claim_next("me"), None)]
+    claimed = [run.run_id for run in iter(lambda: registry.claim_next("here:me"), None)]
     assert claimed == ["r0", "r1"]
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, and_, insert, select, update
 
 from auxilium_rl.core.dto import GymClose
 from auxilium_rl.infra.sql.database import reading, writing
@@ -38,13 +38,18 @@ class GymCloseRows:
             free = [name for name in names if name not in held]
             self._insert_closes(connection, "", address, free, due_at=self._now())
 
-    def due_closes(self, limit: int = 100) -> Sequence[GymClose]:
+    def due_closes(self, limit: int = 100, hold: float = 60.0) -> Sequence[GymClose]:
         """See ``RunRegistry``."""
-        statement = (
-            select(gym_closes).where(gym_closes.c.due_at <= self._now(), _OWED).order_by(gym_closes.c.id).limit(limit)
-        )
-        with reading(self._engine) as connection:
-            return [GymClose(r.id, r.run_id, r.address, r.gym_id, r.attempts) for r in connection.execute(statement)]
+        due = and_(gym_closes.c.due_at <= self._now(), _OWED)
+        with reading(self._engine) as connection:  # most often there are none, and nobody need wait for a lock
+            if connection.execute(select(gym_closes.c.id).where(due).limit(1)).first() is None:
+                return []
+        statement = select(gym_closes).where(due).order_by(gym_closes.c.id).limit(limit)
+        with writing(self._engine) as connection:
+            rows = connection.execute(statement.with_for_update(skip_locked=True)).all()
+            mine = update(gym_closes).where(gym_closes.c.id.in_([row.id for row in rows]))
+            connection.execute(mine.values(due_at=self._now() + int(hold * 1e6)))
+            return [GymClose(r.id, r.run_id, r.address, r.gym_id, r.attempts) for r in rows]
 
     def close_done(self, close_id: int, outcome: str) -> None:
         """See ``RunRegistry``."""

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from auxilium_rl.core.dto import MetricPoint
 from auxilium_rl.infra.sql.database import reading, writing
-from auxilium_rl.infra.sql.tables import metrics
+from auxilium_rl.infra.sql.tables import metrics, runs
 from auxilium_rl.infra.sql.times import from_micros, to_micros
 
 __all__ = ["SqlMetricStore"]
@@ -24,11 +24,15 @@ class SqlMetricStore:
         self._engine = engine
         self._insert = _insert_or_ignore(engine.dialect.name)
 
-    def append(self, run_id: str, points: Sequence[MetricPoint]) -> None:
+    def append(self, run_id: str, epoch: int, points: Sequence[MetricPoint]) -> bool:
         """See ``MetricStore``."""
-        if points:
-            with writing(self._engine) as connection:
+        mine = select(runs.c.number).where(runs.c.run_id == run_id, runs.c.lease_epoch == epoch).with_for_update()
+        with writing(self._engine) as connection:
+            if connection.execute(mine).scalar() is None:
+                return False
+            if points:
                 connection.execute(self._insert, [_row(run_id, point) for point in points])
+        return True
 
     def since(self, run_id: str, after_id: int = 0, limit: int = 1000) -> Sequence[MetricPoint]:
         """See ``MetricStore``."""

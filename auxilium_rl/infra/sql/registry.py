@@ -10,16 +10,31 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, and_, bindparam, case, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from auxilium_rl.core.dto import Checkpoint, EnvironmentSpec, Run, RunPage, RunSpec
 from auxilium_rl.core.errors import IdempotencyConflict, InvalidRequest, QueueFull, RunNotFound
 from auxilium_rl.core.states import ACTIVE, TERMINAL, RunState, sources_of
+from auxilium_rl.infra.sql.clock import database_now
 from auxilium_rl.infra.sql.closes import GymCloseRows
 from auxilium_rl.infra.sql.database import reading, writing
 from auxilium_rl.infra.sql.rows import checkpoint_of, checkpoint_row, run_of
-from auxilium_rl.infra.sql.tables import checkpoints, health_probe, negotiated_specs, runs
+from auxilium_rl.infra.sql.tables import admission, checkpoints, health_probe, negotiated_specs, runs
 
 __all__ = ["SqlRunRegistry"]
 
@@ -89,6 +104,7 @@ class SqlRunRegistry(GymCloseRows):
             with writing(self._engine) as connection:
                 known = _run_with_key(connection, key)
                 if known is None:
+                    connection.execute(select(admission.c.id).with_for_update())  # two servers must not both say yes
                     if max_queued and _queued(connection) >= max_queued:
                         raise QueueFull(f"{max_queued} runs wait already; MAX_QUEUED_RUNS bounds them")
                     connection.execute(insert(runs).values(**self._new_row(run_id, spec, key, request_digest)))
@@ -189,7 +205,7 @@ class SqlRunRegistry(GymCloseRows):
 
     # -- a run's life
 
-    def claim_next(self, owner: str) -> Run | None:
+    def claim_next(self, owner: str, lease: float = 30.0) -> Run | None:
         """See ``RunRegistry``."""
         due = or_(runs.c.retry_at.is_(None), runs.c.retry_at <= self._now())
         oldest = (
@@ -213,6 +229,7 @@ class SqlRunRegistry(GymCloseRows):
                     retry_at=None,
                     lease_epoch=runs.c.lease_epoch + 1,
                     lease_owner=owner,
+                    lease_expires_at=_after(lease),
                     state_reason="",
                     updated_at=self._now(),
                 )
@@ -254,7 +271,7 @@ class SqlRunRegistry(GymCloseRows):
         if target is RunState.RUNNING:
             values["started_at"] = func.coalesce(runs.c.started_at, now)
         if target not in ACTIVE:
-            values |= {"lease_owner": "", "steps_per_second": 0.0}
+            values |= {"lease_owner": "", "lease_expires_at": None, "steps_per_second": 0.0}
         if target in TERMINAL:
             values["finished_at"] = now
         statement = update(runs).where(
@@ -303,20 +320,39 @@ class SqlRunRegistry(GymCloseRows):
 
     def interrupt_orphans(self, owner: str, reason: str) -> Sequence[Run]:
         """See ``RunRegistry``."""
+        place = owner.partition(":")[0]
+        theirs = and_(runs.c.lease_owner.startswith(f"{place}:", autoescape=True), runs.c.lease_owner != owner)
+        forgiven = case((runs.c.fruitless_attempts > 0, runs.c.fruitless_attempts - 1), else_=0)
+        return self._interrupt(theirs, {"state_reason": reason, "fruitless_attempts": forgiven})
+
+    def renew(self, run_id: str, epoch: int, lease: float) -> str | None:
+        """See ``RunRegistry``."""
+        mine = and_(
+            runs.c.run_id == run_id,
+            runs.c.lease_epoch == epoch,
+            runs.c.state.in_([state.value for state in ACTIVE]),
+        )
         with writing(self._engine) as connection:
-            orphans = connection.execute(
-                select(runs.c.run_id).where(
-                    runs.c.state.in_([state.value for state in ACTIVE]), runs.c.lease_owner != owner
-                )
-            ).scalars()
-            interrupted = builtins.list(orphans)
+            if connection.execute(update(runs).where(mine).values(lease_expires_at=_after(lease))).rowcount != 1:
+                return None
+            wish: str | None = connection.execute(select(runs.c.stop_requested).where(mine)).scalar()
+            return wish
+
+    def expire_leases(self, reason: str) -> Sequence[Run]:
+        """See ``RunRegistry``."""
+        over = or_(runs.c.lease_expires_at.is_(None), runs.c.lease_expires_at < database_now())
+        return self._interrupt(over, {"state_reason": reason})
+
+    def _interrupt(self, which: ColumnElement[bool], values: dict[str, Any]) -> Sequence[Run]:
+        """Take active runs from their workers."""
+        found = select(runs.c.run_id).where(runs.c.state.in_([state.value for state in ACTIVE]), which)
+        with reading(self._engine) as connection:  # most often there are none, and nobody need wait for a lock
+            if connection.execute(found.limit(1)).first() is None:
+                return []
+        values = {**values, "lease_epoch": runs.c.lease_epoch + 1, "retry_at": None}
+        with writing(self._engine) as connection:
+            interrupted = builtins.list(connection.execute(found.with_for_update(skip_locked=True)).scalars())
             for run_id in interrupted:
-                values = {
-                    "state_reason": reason,
-                    "lease_epoch": runs.c.lease_epoch + 1,
-                    "retry_at": None,
-                    "fruitless_attempts": case((runs.c.fruitless_attempts > 0, runs.c.fruitless_attempts - 1), else_=0),
-                }
                 self._move(connection, run_id, RunState.INTERRUPTED, None, values)
             return [self._get(connection, run_id) for run_id in interrupted]
 
@@ -390,6 +426,11 @@ def _number_of(token: str) -> int:
     if not (token.isascii() and token.isdigit() and len(token) < 19):
         raise InvalidRequest.of("page_token", f"{token!r:.80} given; the next_page_token of an answer is accepted")
     return int(token)
+
+
+def _after(seconds: float) -> ColumnElement[int]:
+    """That many seconds from now, by the database's clock."""
+    return database_now() + int(seconds * 1e6)
 
 
 def _sha256(value: str) -> str:

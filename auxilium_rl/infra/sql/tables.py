@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
-__all__ = ["checkpoints", "gym_closes", "health_probe", "metadata", "metrics", "negotiated_specs", "runs"]
+__all__ = ["admission", "checkpoints", "gym_closes", "health_probe", "metadata", "metrics", "negotiated_specs", "runs"]
 
 metadata = MetaData(
     naming_convention={
@@ -61,6 +61,8 @@ runs = Table(
     Column("fruitless_attempts", Integer, nullable=False, default=0, server_default="0"),
     # When an INTERRUPTED run may be tried again; NULL: at once.
     Column("retry_at", _Time),
+    # By the database's clock; NULL: no worker holds the run.
+    Column("lease_expires_at", _Time),
     Column("simulator_session", String(2048), nullable=False, default="", server_default=""),
     Column("created_at", _Time, nullable=False),
     Column("updated_at", _Time, nullable=False),
@@ -122,6 +124,9 @@ gym_closes = Table(
     # How it ended; empty: it is still owed.
     Column("outcome", String(255), nullable=False, default=""),
 )
+
+# One row: whoever decides whether a run is taken in holds its lock.
+admission = Table("admission", metadata, Column("id", Integer, primary_key=True, autoincrement=False))
 
 health_probe = Table(
     "health_probe",

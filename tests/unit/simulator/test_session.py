@@ -125,7 +125,7 @@ def test_the_same_request_again_is_answered_and_not_carried_out(host: SessionHos
         ({"reset": pb.Reset(seeds=[1])}, pb.ERROR_CODE_INVALID_REQUEST, "seeds: 1 given; none or 2"),
         ({"reset": pb.Reset(options_json=b"[")}, pb.ERROR_CODE_INVALID_REQUEST, "options_json"),
         ({"reset": pb.Reset(options_json=b"[]")}, pb.ERROR_CODE_INVALID_REQUEST, "a JSON object is"),
-        ({"snapshot": pb.Snapshot()}, pb.ERROR_CODE_UNSUPPORTED, "snapshot given"),
+        ({"snapshot": pb.Snapshot()}, pb.ERROR_CODE_UNSUPPORTED, "the state of this environment cannot be taken"),
         ({}, pb.ERROR_CODE_UNSUPPORTED, "nothing given"),
         ({"step": pb.Step(want=[0])}, pb.ERROR_CODE_UNSUPPORTED, "want"),
     ],

@@ -1,0 +1,71 @@
+"""Keeps a worker's lease, and ends a worker that has lost it. Only workers import this."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import structlog
+
+from auxilium_rl.core.dto import Run
+from auxilium_rl.core.errors import AuxiliumError
+from auxilium_rl.core.ports import RunRegistry
+from auxilium_rl.core.run_callback import Control
+
+__all__ = ["LOST", "Heartbeat"]
+
+_log = structlog.get_logger(__name__)
+LOST = 3
+"""The exit code of a worker whose run belongs to another."""
+_GRACE = 10.0
+
+
+class Heartbeat:
+    """A thread that renews the lease every ``interval`` seconds, and hears what other servers wish of the run.
+
+    When the lease is lost (another worker has the run, or the database could not be reached for as long as the lease
+    lasts) learning ends at the next step; a process that does not get there within seconds is ended.
+
+    Args:
+        lease: seconds that the lease lasts after a renewal.
+    """
+
+    def __init__(self, run: Run, registry: RunRegistry, control: Control, *, lease: float, interval: float) -> None:
+        self._run, self._registry, self._control = run, registry, control
+        self._lease, self._interval = lease, interval
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin to renew."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """The run has ended; the lease may run out."""
+        self._ended.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        kept, pause = time.monotonic(), 0.0
+        while not self._ended.wait(pause):
+            pause = self._interval
+            try:
+                wish = self._registry.renew(self._run.run_id, self._run.lease_epoch, self._lease)
+            except AuxiliumError as error:
+                _log.warning("lease_not_renewed", reason=error.message)
+                if time.monotonic() - kept < self._lease:
+                    continue
+                wish = None
+            if wish is None:
+                self._lose()
+                return
+            kept = time.monotonic()
+            if wish:
+                self._control.tell("stop_now" if wish == "immediate" else "stop")
+
+    def _lose(self) -> None:
+        _log.error("lease_lost", run_id=self._run.run_id, epoch=self._run.lease_epoch)
+        self._control.lose_lease()
+        if not self._ended.wait(_GRACE):
+            os._exit(LOST)

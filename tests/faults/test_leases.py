@@ -1,0 +1,71 @@
+"""Who has a run: workers that fall silent, servers that share a database."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.databases import KINDS, database
+from tests.e2e.harness import Server, running, until, worker_of
+from tests.faults.test_resume import checkpoints, start
+
+LEASE = {"lease_seconds": 1.5, "heartbeat_seconds": 0.3, "checkpoint_freq": 500}
+
+
+def test_a_worker_that_slept_past_its_lease_writes_nothing_more(tmp_path: Path) -> None:
+    with running(tmp_path / "data", **LEASE) as server:
+        run = start(server, "ppo", total_timesteps=32 * 2 * 400)
+        until(lambda: checkpoints(run), "a checkpoint")
+        worker = worker_of(server, run.run_id)
+        worker.send_signal(signal.SIGSTOP)
+        until(lambda: (run.status().attempt, run.status().state) == (2, "RUNNING"), "another worker")
+        assert "lease_expired" in server.logged()
+        worker.send_signal(signal.SIGCONT)
+        psutil.wait_procs([worker], timeout=20)
+        assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+        status = run.wait(timeout=90)
+        assert (status.state, status.attempt) == ("SUCCEEDED", 2)
+        rows = [(metric.key, metric.step) for metric in run.metrics()]
+        assert len(rows) == len(set(rows))
+        assert "run_left_to_another" in (server.data / "logs" / run.run_id / "worker.log").read_text()
+
+
+@pytest.fixture(params=KINDS[:2])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with database(request.param, tmp_path) as url:
+        yield url
+
+
+def test_two_servers_on_one_database(url: str, tmp_path: Path) -> None:
+    shared: dict[str, Any] = {
+        **LEASE,
+        "database_url": url,
+        "checkpoint_dir": tmp_path / "checkpoints",
+        "models_dir": tmp_path / "models",
+        "max_concurrent_runs": 1,
+    }
+    first = Server(tmp_path / "first", **shared)
+    with running(tmp_path / "second", **shared) as second:
+        runs = [start(first, "ppo", total_timesteps=32 * 2 * 600, seed=n) for n in range(2)]
+        until(lambda: all(run.status().state == "RUNNING" for run in runs), "one run on each server")
+        here = {run.run_id: second.client.run(run.run_id) for run in runs}
+        mine = next(run for run in runs if (first.data / "logs" / run.run_id).exists())
+        until(lambda: checkpoints(here[mine.run_id]), "a checkpoint")
+        assert second.act(mine.run_id, [0, 0, 0, 0]).success
+        stopped = second.client.train("a2c", env="gym:CartPole-v1", total_timesteps=10**8)
+        assert stopped.status().state == "QUEUED"
+        first.kill()
+        until(lambda: here[mine.run_id].status().state_reason or here[mine.run_id].status().attempt == 2, "noticed")
+        for run in here.values():
+            status = run.wait(timeout=90)
+            assert (status.state, status.timesteps_done) == ("SUCCEEDED", 32 * 2 * 600)
+        assert here[mine.run_id].status().attempt == 2
+        until(lambda: stopped.status().state == "RUNNING", "the queued run")
+        with running(tmp_path / "third", **shared) as third:
+            third.client.run(stopped.run_id).stop(immediate=True)  # of a run whose worker is the second's
+            assert stopped.wait(timeout=30).state == "STOPPED"
