@@ -1,7 +1,8 @@
-"""Keeps a worker's lease, and ends a worker that has lost it. Only workers import this."""
+"""Keeps a worker's lease, and ends a worker that has lost it or does not move. Only workers import this."""
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import threading
 import time
@@ -10,7 +11,7 @@ import structlog
 
 from auxilium_rl.core.dto import Run
 from auxilium_rl.core.errors import AuxiliumError
-from auxilium_rl.core.ports import RunRegistry
+from auxilium_rl.core.ports import STALLED, RunRegistry
 from auxilium_rl.core.run_callback import Control
 
 __all__ = ["LOST", "Heartbeat"]
@@ -29,11 +30,22 @@ class Heartbeat:
 
     Args:
         lease: seconds that the lease lasts after a renewal.
+        stall: seconds without a step after which the process ends itself, unless its run is waiting; 0: never.
     """
 
-    def __init__(self, run: Run, registry: RunRegistry, control: Control, *, lease: float, interval: float) -> None:
+    def __init__(
+        self,
+        run: Run,
+        registry: RunRegistry,
+        control: Control,
+        *,
+        lease: float,
+        interval: float,
+        stall: float = 0.0,
+    ) -> None:
         self._run, self._registry, self._control = run, registry, control
-        self._lease, self._interval = lease, interval
+        self._lease, self._stall = lease, stall
+        self._interval = min(interval, stall / 4) if stall else interval
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -50,6 +62,7 @@ class Heartbeat:
         kept, pause = time.monotonic(), 0.0
         while not self._ended.wait(pause):
             pause = self._interval
+            self._look_for_a_stall()
             try:
                 wish = self._registry.renew(self._run.run_id, self._run.lease_epoch, self._lease)
             except AuxiliumError as error:
@@ -63,6 +76,13 @@ class Heartbeat:
             kept = time.monotonic()
             if wish:
                 self._control.tell("stop_now" if wish == "immediate" else "stop")
+
+    def _look_for_a_stall(self) -> None:
+        still = time.monotonic() - self._control.moved_at
+        if self._stall and not self._control.waiting and still > self._stall:
+            _log.error("run_stalled", run_id=self._run.run_id, seconds=round(still, 1))
+            faulthandler.dump_traceback()  # where it hangs
+            os._exit(STALLED)
 
     def _lose(self) -> None:
         _log.error("lease_lost", run_id=self._run.run_id, epoch=self._run.lease_epoch)

@@ -41,6 +41,7 @@ class RunPatience:
         _log.warning("run_waiting", reason=reason)
         with self._lock:
             self._waiting += 1
+            self._control.waiting = True
             if self._waiting == 1:
                 self._was_running = self._registry.get(self._run.run_id).state == RunState.RUNNING
                 self._enter(RunState.WAITING, reason)
@@ -58,6 +59,7 @@ class RunPatience:
         _log.info("run_resumed")
         with self._lock:
             self._waiting -= 1
+            self._control.waiting, self._control.moved_at = self._waiting > 0, time.monotonic()
             if not self._waiting and self._was_running:
                 self._enter(RunState.RUNNING)
 

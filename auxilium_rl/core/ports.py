@@ -12,6 +12,7 @@ from auxilium_rl.core.dto import Action, Checkpoint, EnvironmentSpec, GymClose, 
 from auxilium_rl.core.states import RunState
 
 __all__ = [
+    "STALLED",
     "ActionModel",
     "Executor",
     "MetricStore",
@@ -21,6 +22,10 @@ __all__ = [
     "SimulatorStream",
     "WorkerExit",
 ]
+
+
+STALLED = 5
+"""The exit code of a worker that ended itself because it made no step for too long."""
 
 
 class RunRegistry(Protocol):
@@ -217,6 +222,9 @@ class Executor(Protocol):
 
     def signal(self, run_id: str, command: str) -> None:
         """Tell a worker ``stop``, ``stop_now`` or ``interrupt``; nothing happens when it has gone."""
+
+    def end(self, run_id: str, epoch: int) -> None:
+        """End one worker at once; nothing happens when it has gone."""
 
     def kill(self) -> None:
         """End every worker at once."""

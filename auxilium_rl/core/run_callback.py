@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
@@ -28,12 +29,19 @@ class EndedEarly(Exception):
 
 
 class Control:
-    """What the server wishes of a worker: ``stop``, ``stop_now`` or ``interrupt``; set from the thread that listens."""
+    """What the server wishes of a worker: ``stop``, ``stop_now`` or ``interrupt``; set from the thread that listens.
+
+    Attributes:
+        moved_at: when the last step was taken, or waiting ended; ``time.monotonic()``.
+        waiting: the run waits for its simulator, and need not move.
+    """
 
     def __init__(self) -> None:
         self.command = ""
         self.urgent = False
         self.lease_lost = False
+        self.moved_at = time.monotonic()
+        self.waiting = False
 
     def tell(self, command: str) -> None:
         """Note a wish. ``stop_now`` does not wait for a learning boundary."""
@@ -80,6 +88,7 @@ class RunCallback(BaseCallback):
             self._save("periodic")
 
     def _on_step(self) -> bool:
+        self._control.moved_at = time.monotonic()
         if self._on_first_step is not None:
             first, self._on_first_step = self._on_first_step, None
             first()

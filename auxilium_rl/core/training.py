@@ -17,7 +17,7 @@ import structlog
 
 from auxilium_rl.core.dto import EnvironmentSpec, Run
 from auxilium_rl.core.errors import AuxiliumError, Draining, InvalidRequest
-from auxilium_rl.core.ports import Executor, ModelStore, RunRegistry, WorkerExit
+from auxilium_rl.core.ports import STALLED, Executor, ModelStore, RunRegistry, WorkerExit
 from auxilium_rl.core.requests import RequestDefaults, StartRequest, build_spec, check_environment_spec, gym_ids_in
 from auxilium_rl.core.states import ACTIVE, RunState
 
@@ -25,6 +25,8 @@ __all__ = ["TrainingOrchestrator", "describe_exit", "retry_delay"]
 
 _log = structlog.get_logger(__name__)
 _IDLE_CHECK = 5.0
+_LEAVE = 20.0
+"""Seconds for a worker that lost its run to end itself."""
 _START_LEASE = 30.0
 """Seconds for a worker to come up, and renew the lease itself."""
 _FIRST_DELAY, _LONGEST_DELAY = 10.0, 360.0
@@ -58,6 +60,7 @@ class TrainingOrchestrator:
         self._draining = threading.Event()
         self._closed = False
         self._retry_at = math.inf
+        self._overdue: dict[tuple[str, int], float] = {}
         self._live: dict[tuple[str, int], str] = {}
         self._lock = threading.Lock()
         self._all_gone = threading.Condition(self._lock)
@@ -191,6 +194,11 @@ class TrainingOrchestrator:
         """Take runs from workers whose lease ran out, whoever's they were."""
         for run in self.registry.expire_leases("its worker's lease ran out"):
             _log.warning("lease_expired", run_id=run.run_id, timesteps_done=run.timesteps_done)
+            self._overdue[run.run_id, run.lease_epoch - 1] = time.monotonic() + _LEAVE
+        for worker, deadline in list(self._overdue.items()):
+            if worker not in self._live or time.monotonic() > deadline:
+                del self._overdue[worker]
+                self._executor.end(*worker)  # it hangs where it cannot even end itself
 
     def _start_one(self) -> bool:
         with self._lock:
@@ -266,6 +274,8 @@ def describe_exit(code: int) -> str:
         except ValueError:
             name = f"signal {-code}"
         return f"the worker died of {name}{_MEANINGS.get(name, '')}"
+    if code == STALLED:
+        return "the worker ended itself, for it made no step within STALL_TIMEOUT"
     return f"the worker exited with status {code} without saying why"
 
 

@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     )
     lease_seconds: float = Field(30.0, gt=0, description="Seconds that a run stays a worker's that is not heard of.")
     heartbeat_seconds: float = Field(10.0, gt=0, description="Seconds between a worker's signs of life.")
+    stall_timeout: float = Field(
+        1800.0, ge=0, description="Seconds without a step after which a worker is replaced; 0: never."
+    )
     max_attempts: int = Field(
         3,
         ge=1,

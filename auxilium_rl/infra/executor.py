@@ -11,6 +11,7 @@ import base64
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -28,7 +29,8 @@ from auxilium_rl.wire.polling import POLLING
 
 __all__ = ["LocalExecutor", "log_tail"]
 
-_LOG_TAIL_BYTES = 16_384
+_LOG_TAIL_BYTES = 65_536
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 _log = structlog.get_logger(__name__)
 
 
@@ -115,6 +117,14 @@ class LocalExecutor:
                 self._send(worker, {"command": command})
             except OSError:
                 _log.debug("worker_gone_before_command", run_id=run_id, command=command)
+
+    def end(self, run_id: str, epoch: int) -> None:
+        """End one worker at once; nothing happens when it has gone."""
+        with self._lock:
+            worker = self._workers.get(f"{run_id}:{epoch}")
+        if worker is not None and worker.pid:
+            with contextlib.suppress(OSError):
+                os.kill(worker.pid, _KILL)
 
     def kill(self) -> None:
         """End every worker at once; each still reaches ``on_exit``."""

@@ -61,6 +61,7 @@ class _Worker:
             self.control,
             lease=self.settings.lease_seconds,
             interval=self.settings.heartbeat_seconds,
+            stall=self.settings.stall_timeout,
         )
         heartbeat.start()
         try:

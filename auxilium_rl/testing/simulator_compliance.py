@@ -291,6 +291,38 @@ def episode_ends(simulator: Simulator) -> None:
             raise Noncompliant(f"final_obs: {wrong}; send the rows of the lanes that ended, in their order") from wrong
 
 
+@_check("a snapshot brings every lane back to where it was, its random stream too")
+def snapshots(simulator: Simulator) -> None:
+    """See the rule."""
+    with simulator.session() as session:
+        if "snapshot" not in session.message.capabilities:
+            raise NotApplicable("the contract does not have the capability snapshot")
+        at = _played(session, _STEPS)[-1]
+        taken = session.ask(snapshot=pb.Snapshot())
+        lanes = session.agreed().lanes
+        count = len(taken.states.states)
+        _require(
+            count == lanes, f"snapshot was answered with {count} states; one for each of {lanes} lanes is expected"
+        )
+        first = _from_here(session, at, 30)
+        back = session.ask(restore=pb.Restore(states=taken.states.states))
+        _require(back.WhichOneof("kind") == "transition", f"restore was answered with {back.WhichOneof('kind')}")
+        _require(back.transition.obs[:] == at.transition.obs[:], "restored lanes show other observations than they did")
+        second = _from_here(session, back, 30)
+        step = next((n for n, (a, b) in enumerate(zip(first, second, strict=True)) if a != b), -1)
+        _require(step < 0, f"after restore the transitions differ from step {step} on; a state lacks something")
+        garbage = pb.Restore(states=[b"garbage"] * lanes)
+        _is_error(session.ask(restore=garbage), pb.ERROR_CODE_INVALID_REQUEST, "a restore of garbage")
+
+
+def _from_here(session: RawSession, last: pb.FromEnv, steps: int) -> list[tuple[list[bytes], bytes]]:
+    random, seen = np.random.default_rng(5), []
+    for _ in range(steps):
+        last = _stepped(session, random, last)
+        seen.append((list(last.transition.obs), last.transition.reward))
+    return seen
+
+
 @_check("masks cover every lane and leave an action")
 def masks(simulator: Simulator) -> None:
     """See the rule."""

@@ -33,9 +33,10 @@ OURS: dict[str, Any] = {
     "Bits": Bits,
 }
 NOT_APPLICABLE = {
-    # only the grid has a mask, and only CartPole promises to be deterministic
+    # only the grid has a mask, only CartPole promises to be deterministic, and only its state can be taken
     *((name, "masks") for name in OURS if name != "MaskedGrid"),
     *((name, "seeds") for name in OURS if name != "CartPole"),
+    *((name, "snapshots") for name in OURS if name != "CartPole"),
 }
 
 
@@ -98,6 +99,30 @@ class Forgetful(gymnasium.Wrapper[Any, Any, Any, Any]):
         return (np.float32(seen + np.random.default_rng().random(4) / 100), *rest)
 
 
+class Forgotten(gymnasium.Env[Any, Any]):
+    """Keeps its place, and not its random stream."""
+
+    observation_space = gymnasium.spaces.Box(0, 1, (1,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return self._seen(), {}
+
+    def step(self, action: Any) -> Any:
+        return self._seen(), 0.0, False, False, {}
+
+    def _seen(self) -> Any:
+        return self.np_random.random(1).astype(np.float32)
+
+    def get_state(self) -> bytes:
+        return b"here"
+
+    def set_state(self, state: bytes) -> None:
+        if state != b"here":
+            raise ValueError("not a state")
+
+
 class Hopeless(MaskedGrid):
     def action_masks(self) -> list[bool]:
         return [False] * 4
@@ -137,6 +162,7 @@ BROKEN_ENVIRONMENTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "seeds": (forgetful, {}),
     "masks": (Hopeless, {}),
     "slabs": (Nowhere, {}),
+    "snapshots": (Forgotten, {}),
 }
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import numpy as np
 import psutil
 import pytest
 
+from auxilium_rl.simulator import serve_env
 from tests.databases import KINDS, database
 from tests.e2e.harness import Server, running, until, worker_of
 from tests.faults.test_resume import checkpoints, start
@@ -69,3 +73,52 @@ def test_two_servers_on_one_database(url: str, tmp_path: Path) -> None:
         with running(tmp_path / "third", **shared) as third:
             third.client.run(stopped.run_id).stop(immediate=True)  # of a run whose worker is the second's
             assert stopped.wait(timeout=30).state == "STOPPED"
+
+
+class Hanging(gymnasium.Env[Any, Any]):
+    """Hangs at its tenth step."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (4,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, released: threading.Event) -> None:
+        self.steps, self.released = 0, released
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        if self.steps == 10:
+            self.released.wait()
+        return np.zeros(4, np.float32), 1.0, False, False, {}
+
+
+def test_a_run_that_does_not_move_is_given_up(tmp_path: Path) -> None:
+    released = threading.Event()
+    with (
+        serve_env(lambda: Hanging(released), 1, "127.0.0.1:0") as simulator,
+        running(tmp_path / "data", stall_timeout=2, max_attempts=2) as server,
+    ):
+        run = server.client.train("ppo", env=f"grpc://{simulator.address}", total_timesteps=1000)
+        ended = run.wait(timeout=60, raise_on_failure=False)
+        released.set()
+    assert ended.state == "FAILED"
+    assert ended.error_message.startswith(
+        "POISON: 2 attempts made no checkpoint; in the last one the worker ended itself"
+    )
+    assert "run_stalled" in ended.log_tail
+    assert "Current thread" in ended.log_tail  # where it hung
+
+
+def test_a_run_that_waits_for_its_simulator_does_not_stall(tmp_path: Path) -> None:
+    simulator = serve_env("CartPole-v1", 1, "127.0.0.1:0")
+    with running(tmp_path / "data", stall_timeout=1) as server:
+        run = server.client.train("ppo", env=f"grpc://{simulator.address}", total_timesteps=10**6)
+        until(lambda: run.status().timesteps_done, "training")
+        simulator.stop()
+        until(lambda: run.status().state == "WAITING", "waiting")
+        with pytest.raises(TimeoutError):
+            run.wait(timeout=3)
+        assert (run.status().state, run.status().attempt) == ("WAITING", 1)
+        run.stop()

@@ -71,9 +71,14 @@ def test_torn_write_is_never_visible(store: ModelStore, failing: str, monkeypatc
 
 
 def test_sweep_removes_what_a_crash_left(store: ModelStore) -> None:
-    (store.checkpoint_dir / ".writing" / "torn").mkdir(parents=True)
+    aside = store.checkpoint_dir / ".writing"
+    for name in ("torn", "young"):
+        (aside / name).mkdir(parents=True)
+    (aside / "file").write_bytes(b"torn")
+    for name in ("torn", "file"):
+        os.utime(aside / name, (0, 0))
     store.sweep()
-    assert not (store.checkpoint_dir / ".writing").exists()
+    assert [path.name for path in aside.iterdir()] == ["young"]  # somebody may be writing it
 
 
 def test_run_id_is_no_path(store: ModelStore) -> None:
