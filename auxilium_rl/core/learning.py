@@ -228,6 +228,6 @@ class Learner:
         scaling = self.model.get_vec_normalize_env()
         if scaling is not None:
             (folder / "vecnormalize.json").write_text(normalisation_json(scaling))
-        if kind != "initial":  # that one is taken in the middle of a rollout; a run goes on from boundaries
+        if kind != "initial" and self.model.num_timesteps:  # the initial one is taken in the middle of a rollout
             (folder / LEARNER_FILE).write_bytes(pack(captured(self.model)))
             self._replay.save(folder, self.model.num_timesteps)

@@ -36,7 +36,7 @@ class ReplayKeeper:
         """Follow a buffer that was read back; ``kept`` are the checkpoints whose parts must stay."""
         self._log = log
         if log is not None:
-            earlier = [checkpoint for checkpoint in kept if checkpoint.kind != "initial"]
+            earlier = [checkpoint for checkpoint in kept if checkpoint.timesteps]
             self._needed = {checkpoint.timesteps: replay_of(checkpoint, self._store) for checkpoint in earlier}
 
     def save(self, folder: Path, timesteps: int) -> None:

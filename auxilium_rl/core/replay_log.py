@@ -53,8 +53,10 @@ class ReplayLog:
     def save(self, timesteps: int) -> dict[str, Any]:
         """Write the rows that are new; gives what a checkpoint must remember. Raises StoreUnavailable."""
         size, lanes = self._buffer.buffer_size, self._buffer.n_envs
-        rows = self._rows + (timesteps - self._timesteps) // lanes
-        assert rows % size == self._buffer.pos, "the buffer holds other rows than the timesteps say"
+        counted = self._rows + (timesteps - self._timesteps) // lanes
+        # A learner that was stopped inside of a step has counted it and not stored it.
+        rows = counted - (counted - self._buffer.pos) % size
+        assert counted - rows <= 1, "the buffer holds other rows than the timesteps say"
         first = max(self._saved, rows - size)
         for begin, end in self._cuts(first, rows):
             data = pack({name: _rows(values, begin, end, size) for name, values in _columns(self._buffer)})

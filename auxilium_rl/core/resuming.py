@@ -78,8 +78,10 @@ def newest_whole(run: Run, store: ModelStore, registry: RunRegistry) -> Resumpti
     """
     tried = 0
     for checkpoint in reversed(run.checkpoints):
-        if checkpoint.kind == "initial" or checkpoint.corrupt:
-            tried += bool(checkpoint.corrupt)
+        if checkpoint.timesteps == 0:  # nothing was learned yet; to begin again comes to the same
+            continue
+        if checkpoint.corrupt:
+            tried += 1
             continue
         try:
             return _read(checkpoint, store)

@@ -177,3 +177,22 @@ def test_a_run_whose_checkpoints_are_all_damaged_says_so(tmp_path: Path) -> None
         status = second.client.run(run.run_id).wait(timeout=60, raise_on_failure=False)
     assert status.state == "FAILED"
     assert f"checkpoints of run '{run.run_id}' can be read" in status.error_message
+
+
+def test_stopped_at_once_inside_of_a_step(server: Server) -> None:
+    run = start(server, "dqn", total_timesteps=10**7)
+    until(lambda: run.status().timesteps_done > 200, "training")
+    run.stop(immediate=True)
+    assert run.wait(timeout=30).state == "STOPPED"
+
+
+def test_interrupted_before_the_first_step(tmp_path: Path) -> None:
+    """The simulator's first Reset takes long; nothing was learned, and the next worker begins as the first did."""
+    with serve_env(make_cartpole, 2, "127.0.0.1:0") as simulator:
+        first = Server(tmp_path / "data", checkpoint_freq=500)
+        alone = ended(start(first, "ppo", f"grpc://{simulator.address}"))
+        run = start(first, "ppo", f"grpc://{simulator.address}")
+        until(lambda: run.status().state in {"STARTING", "RUNNING"}, "a worker")
+        assert first.stop() == 0
+        with running(tmp_path / "data", checkpoint_freq=500) as second:
+            assert equal(weights(ended(second.client.run(run.run_id))), weights(alone))

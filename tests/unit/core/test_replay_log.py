@@ -91,6 +91,17 @@ def test_a_save_writes_only_what_is_new(store: ModelStore) -> None:
     assert [(part["first"], part["last"]) for part in log.save(34)["parts"]] == [(6, 8), (8, 17)]
 
 
+def test_a_learner_that_was_stopped_inside_of_a_step(store: ModelStore) -> None:
+    random, buffer = np.random.default_rng(1), made()
+    log = ReplayLog(store, "run", buffer, timesteps=0, rows=0)
+    add(buffer, 9, random)
+    assert log.save(20)["rows"] == 9
+    add(buffer, 1, random)
+    assert log.save(20)["rows"] == 10
+    with pytest.raises(AssertionError):
+        log.save(24)
+
+
 def test_damage_is_seen(store: ModelStore) -> None:
     random, buffer = np.random.default_rng(1), made()
     log = ReplayLog(store, "run", buffer, timesteps=0, rows=0)
