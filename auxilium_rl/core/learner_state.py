@@ -34,10 +34,10 @@ COUNTERS = (
 _SEEN = ("_last_obs", "_last_original_obs", "_last_episode_starts")
 
 
-def captured(model: BaseAlgorithm) -> dict[str, Any]:
+def captured(model: BaseAlgorithm, *, environments: bool) -> dict[str, Any]:
     """The state of a model at a learning boundary, without its parameters and its replay buffer; ``pack`` takes it.
 
-    Where the environments' state cannot be taken, learning goes on with new episodes.
+    Where the environments' state is not wanted or cannot be taken, learning goes on with new episodes.
     """
     return {
         "format_version": 1,
@@ -48,7 +48,7 @@ def captured(model: BaseAlgorithm) -> dict[str, Any]:
         "normalisation": _normalisation(model),
         "replay": getattr(model, "replay_buffer", None) is not None,
         "log": _log(model),
-        "moment": _moment(model),
+        "moment": _moment(model, environments=environments),
     }
 
 
@@ -111,13 +111,13 @@ def streams() -> dict[str, Any]:
     }
 
 
-def _moment(model: BaseAlgorithm) -> dict[str, Any]:
+def _moment(model: BaseAlgorithm, *, environments: bool) -> dict[str, Any]:
     env = model.get_env()
     assert env is not None
     memory: Any = getattr(model, "_last_lstm_states", None)
     return {
         "random": {**streams(), "actions": model.action_space.np_random.bit_generator.state},
-        "environments": _environments(env),
+        "environments": _environments(env) if environments else None,
         "seen": {name: getattr(model, name) for name in _SEEN},
         "memory": None if memory is None else [part.numpy() for pair in (memory.pi, memory.vf) for part in pair],
     }

@@ -109,17 +109,20 @@ class Learner:
         board = TensorBoardOutputFormat(str(self._tensorboard_dir))
         self.model.set_logger(Logger(str(self._tensorboard_dir), [reporter, board]))
         reporter.start()
-        command = ""
+        command, at_boundary = "", True
         try:
             if self._resumption is not None:
                 self._go_on(self._resumption)
             self._learn_to_the_end(callback)
         except EndedEarly as early:
-            command = early.command
+            command, at_boundary = early.command, early.at_boundary
         finally:
             board.close()
             reporter.close()
-        self._save("periodic" if command == "interrupt" else "final")
+        if command != "interrupt":
+            self._save("final")
+        elif at_boundary:  # else it goes on from the checkpoint before, as if this rollout had not been
+            self._save("periodic")
         return Outcome(command, self.model.num_timesteps)
 
     def _go_on(self, resumption: Resumption) -> None:
@@ -229,5 +232,6 @@ class Learner:
         if scaling is not None:
             (folder / "vecnormalize.json").write_text(normalisation_json(scaling))
         if kind != "initial" and self.model.num_timesteps:  # the initial one is taken in the middle of a rollout
-            (folder / LEARNER_FILE).write_bytes(pack(captured(self.model)))
+            # At its end a run does not ask its simulator any more, which may be away.
+            (folder / LEARNER_FILE).write_bytes(pack(captured(self.model, environments=kind == "periodic")))
             self._replay.save(folder, self.model.num_timesteps)

@@ -21,11 +21,11 @@ __all__ = ["Control", "EndedEarly", "ProgressReporter", "RunCallback"]
 
 
 class EndedEarly(Exception):
-    """Unwinds ``learn()`` at a boundary; ``command`` says on whose wish."""
+    """Unwinds ``learn()``; ``command`` says on whose wish, ``at_boundary`` whether a run can go on from there."""
 
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str, *, at_boundary: bool = False) -> None:
         super().__init__(command)
-        self.command = command
+        self.command, self.at_boundary = command, at_boundary
 
 
 class Control:
@@ -82,7 +82,7 @@ class RunCallback(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         if self._control.command:
-            raise EndedEarly(self._control.command)
+            raise EndedEarly(self._control.command, at_boundary=True)
         if self.model.num_timesteps >= self._next_checkpoint:
             self._next_checkpoint = (self.model.num_timesteps // self._freq + 1) * self._freq
             self._save("periodic")

@@ -81,6 +81,7 @@ class LocalExecutor:
         self._workers: dict[str, _Worker] = {}
         self._zygote: tuple[subprocess.Popen[bytes], socket.socket] | None = None
         self._on_exit: Callable[[WorkerExit], None] = lambda _: None
+        self._lifeline = -1
         self._closed = False
         self.warm = threading.Event()
 
@@ -139,6 +140,7 @@ class LocalExecutor:
         self.kill()
         with self._lock:
             zygote, self._zygote = self._zygote, None
+            self._cut_lifeline()
         if zygote is not None:
             process, connection = zygote
             connection.shutdown(socket.SHUT_RDWR)
@@ -166,17 +168,25 @@ class LocalExecutor:
 
     def _start_zygote(self) -> socket.socket:
         ours, theirs = socket.socketpair()
+        self._cut_lifeline()
+        lifeline, self._lifeline = os.pipe()  # ours is open as long as this process lives
         process = subprocess.Popen(
-            [sys.executable, "-m", "auxilium_rl.infra.zygote", str(theirs.fileno())],
-            pass_fds=(theirs.fileno(),),
+            [sys.executable, "-m", "auxilium_rl.infra.zygote", str(theirs.fileno()), str(lifeline)],
+            pass_fds=(theirs.fileno(), lifeline),
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
         theirs.close()
+        os.close(lifeline)
         self._zygote = (process, ours)
         threading.Thread(target=self._listen, args=(process, ours), name="executor-listen", daemon=True).start()
         return ours
+
+    def _cut_lifeline(self) -> None:
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
 
     def _environment(self) -> dict[str, str]:
         threads = str(self._torch_threads)

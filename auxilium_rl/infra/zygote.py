@@ -28,30 +28,33 @@ _PR_SET_PDEATHSIG = 1
 _REQUEST_LIMIT = 65_536
 
 
-def main(descriptor: int) -> None:
-    """Serve fork requests on the socket ``descriptor`` until it closes."""
+def main(descriptor: int, lifeline: int) -> None:
+    """Serve fork requests on the socket ``descriptor`` until it closes.
+
+    Args:
+        lifeline: a pipe that ends with the server, whatever lies in the socket unread.
+    """
     server = socket.socket(fileno=descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from auxilium_rl.infra.warmup import warm_up
 
     warm = threading.Event()
-    watching = threading.Thread(target=_end_with_server, args=(server, warm), daemon=True)
+    watching = threading.Thread(target=_end_with_server, args=(lifeline, warm), daemon=True)
     watching.start()
     warm_up()
     warm.set()
     watching.join()  # what forks has one thread
+    os.close(lifeline)
     gc.collect()
     gc.freeze()
     _Zygote(server).serve()
 
 
-def _end_with_server(server: socket.socket, warm: threading.Event) -> None:
+def _end_with_server(lifeline: int, warm: threading.Event) -> None:
     """End this process when the server goes while it still warms up; later ``serve`` sees to it."""
     while not warm.is_set():
-        if select.select([server], [], [], 0.1)[0]:
-            if not server.recv(1, socket.MSG_PEEK):
-                os._exit(0)
-            warm.wait(0.1)  # a request waits there already
+        if select.select([lifeline], [], [], 0.1)[0]:
+            os._exit(0)
 
 
 class _Zygote:
@@ -145,4 +148,4 @@ def redirect(stdin: int, log: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from auxilium_rl.simulator import serve_env
-from tests.databases import KINDS, database
+from tests.databases import database
 from tests.e2e.harness import Server, running, until, worker_of
 from tests.faults.test_resume import checkpoints, start
 
@@ -39,7 +39,13 @@ def test_a_worker_that_slept_past_its_lease_writes_nothing_more(tmp_path: Path) 
         assert "run_left_to_another" in (server.data / "logs" / run.run_id / "worker.log").read_text()
 
 
-@pytest.fixture(params=KINDS[:2])
+@pytest.fixture(
+    params=[
+        pytest.param("sqlite", marks=pytest.mark.long),
+        "postgresql",
+        pytest.param("mariadb", marks=pytest.mark.long),
+    ]
+)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with database(request.param, tmp_path) as url:
         yield url
@@ -111,6 +117,7 @@ def test_a_run_that_does_not_move_is_given_up(tmp_path: Path) -> None:
     assert "Current thread" in ended.log_tail  # where it hung
 
 
+@pytest.mark.long
 def test_a_run_that_waits_for_its_simulator_does_not_stall(tmp_path: Path) -> None:
     simulator = serve_env("CartPole-v1", 1, "127.0.0.1:0")
     with running(tmp_path / "data", stall_timeout=1) as server:

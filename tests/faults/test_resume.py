@@ -82,7 +82,7 @@ def test_the_weights_are_those_of_a_run_that_was_left_alone(case: str, server: S
     assert losses(run) == losses(server.client.run(alone.run_id))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["ppo", *(pytest.param(case, marks=pytest.mark.long) for case in ("a2c", "dqn"))])
 def test_also_on_a_simulator(case: str, server: Server) -> None:
     with serve_env(make_cartpole, 2, "127.0.0.1:0") as simulator:
         alone = ended(start(server, case, f"grpc://{simulator.address}"))
@@ -91,6 +91,7 @@ def test_also_on_a_simulator(case: str, server: Server) -> None:
         assert equal(weights(ended(run)), weights(alone))
 
 
+@pytest.mark.long
 def test_over_the_fast_lane_and_dialling_in(server: Server, tmp_path: Path) -> None:
     with serve_env(make_cartpole, 2, "127.0.0.1:0", fast_lane=f"unix://{tmp_path}/lane") as simulator:
         alone = ended(start(server, "ppo", f"grpc://{simulator.address}"))
@@ -104,6 +105,7 @@ def test_over_the_fast_lane_and_dialling_in(server: Server, tmp_path: Path) -> N
     assert (status.attempt, status.timesteps_done) == (2, CASES["ppo"][0])
 
 
+@pytest.mark.long
 def test_every_part_of_what_a_learner_sees(server: Server) -> None:
     """Frames, normalisation, recurrent state and an entropy coefficient go on as well."""
     view = {"normalize": True, "frame_stack": 3}
@@ -150,7 +152,9 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", ["model.zip", "learner.npz", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["model.zip", *(pytest.param(n, marks=pytest.mark.long) for n in ("learner.npz", "manifest.json"))]
+)
 def test_a_damaged_checkpoint_is_passed_over(name: str, tmp_path: Path) -> None:
     settings = {"checkpoint_freq": 500, "checkpoint_keep": 3}
     first = Server(tmp_path / "data", **settings)
@@ -186,6 +190,7 @@ def test_stopped_at_once_inside_of_a_step(server: Server) -> None:
     assert run.wait(timeout=30).state == "STOPPED"
 
 
+@pytest.mark.long
 def test_interrupted_before_the_first_step(tmp_path: Path) -> None:
     """The simulator's first Reset takes long; nothing was learned, and the next worker begins as the first did."""
     with serve_env(make_cartpole, 2, "127.0.0.1:0") as simulator:
