@@ -85,6 +85,9 @@ class RunRegistry(Protocol):
         ``stop_requested``. None: the lease is lost.
         """
 
+    def silent(self) -> Sequence[tuple[str, int]]:
+        """Id and epoch of every active run whose lease ran out. Waits for nobody's lock."""
+
     def expire_leases(self, reason: str) -> Sequence[Run]:
         """Make every active run whose lease ran out INTERRUPTED and due at once, epoch + 1; gives those runs."""
 

@@ -25,8 +25,6 @@ __all__ = ["TrainingOrchestrator", "describe_exit", "retry_delay"]
 
 _log = structlog.get_logger(__name__)
 _IDLE_CHECK = 5.0
-_LEAVE = 20.0
-"""Seconds for a worker that lost its run to end itself."""
 _START_LEASE = 30.0
 """Seconds for a worker to come up, and renew the lease itself."""
 _FIRST_DELAY, _LONGEST_DELAY = 10.0, 360.0
@@ -60,7 +58,6 @@ class TrainingOrchestrator:
         self._draining = threading.Event()
         self._closed = False
         self._retry_at = math.inf
-        self._overdue: dict[tuple[str, int], float] = {}
         self._live: dict[tuple[str, int], str] = {}
         self._lock = threading.Lock()
         self._all_gone = threading.Condition(self._lock)
@@ -192,13 +189,11 @@ class TrainingOrchestrator:
 
     def _reap(self) -> None:
         """Take runs from workers whose lease ran out, whoever's they were."""
+        for run_id, epoch in self.registry.silent():
+            # One of ours hangs, or is stopped; perhaps inside of a transaction, and then nobody could write before.
+            self._executor.end(run_id, epoch)
         for run in self.registry.expire_leases("its worker's lease ran out"):
             _log.warning("lease_expired", run_id=run.run_id, timesteps_done=run.timesteps_done)
-            self._overdue[run.run_id, run.lease_epoch - 1] = time.monotonic() + _LEAVE
-        for worker, deadline in list(self._overdue.items()):
-            if worker not in self._live or time.monotonic() > deadline:
-                del self._overdue[worker]
-                self._executor.end(*worker)  # it hangs where it cannot even end itself
 
     def _start_one(self) -> bool:
         with self._lock:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from auxilium_rl.core.errors import StoreUnavailable
@@ -19,6 +19,7 @@ HEAD = "0002"
 """The newest migration; known here so that a server whose schema is up to date need not import Alembic (0.15 s)."""
 
 _BUSY_TIMEOUT_MS = 30_000
+_IDLE_TIMEOUT_MS = 15_000
 
 
 def open_database(url: str) -> Engine:
@@ -30,7 +31,9 @@ def open_database(url: str) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() != "sqlite":
-            return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20)
+            return create_engine(
+                parsed, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=_connect_args(parsed)
+            )
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(parsed, pool_size=10, max_overflow=40, connect_args={"check_same_thread": False})
@@ -40,6 +43,13 @@ def open_database(url: str) -> Engine:
         raise StoreUnavailable(f"the folder of the database {parsed.database} cannot be made: {error}") from error
     event.listen(engine, "connect", _set_up_sqlite)
     return engine
+
+
+def _connect_args(url: URL) -> dict[str, Any]:
+    """A process that is stopped inside of a transaction must not keep its locks for ever."""
+    if url.get_driver_name().startswith("psycopg") and "options" not in url.query:
+        return {"options": f"-c idle_in_transaction_session_timeout={_IDLE_TIMEOUT_MS}"}
+    return {}
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:

@@ -338,10 +338,16 @@ class SqlRunRegistry(GymCloseRows):
             wish: str | None = connection.execute(select(runs.c.stop_requested).where(mine)).scalar()
             return wish
 
+    def silent(self) -> Sequence[tuple[str, int]]:
+        """See ``RunRegistry``."""
+        active = runs.c.state.in_([state.value for state in ACTIVE])
+        with reading(self._engine) as connection:
+            found = connection.execute(select(runs.c.run_id, runs.c.lease_epoch).where(active, _silent()))
+            return [(row.run_id, row.lease_epoch) for row in found]
+
     def expire_leases(self, reason: str) -> Sequence[Run]:
         """See ``RunRegistry``."""
-        over = or_(runs.c.lease_expires_at.is_(None), runs.c.lease_expires_at < database_now())
-        return self._interrupt(over, {"state_reason": reason})
+        return self._interrupt(_silent(), {"state_reason": reason})
 
     def _interrupt(self, which: ColumnElement[bool], values: dict[str, Any]) -> Sequence[Run]:
         """Take active runs from their workers."""
@@ -426,6 +432,11 @@ def _number_of(token: str) -> int:
     if not (token.isascii() and token.isdigit() and len(token) < 19):
         raise InvalidRequest.of("page_token", f"{token!r:.80} given; the next_page_token of an answer is accepted")
     return int(token)
+
+
+def _silent() -> ColumnElement[bool]:
+    """The lease ran out."""
+    return or_(runs.c.lease_expires_at.is_(None), runs.c.lease_expires_at < database_now())
 
 
 def _after(seconds: float) -> ColumnElement[int]:
