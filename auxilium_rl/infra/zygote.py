@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from typing import Any, NoReturn
 
 __all__ = ["main"]
@@ -47,7 +48,15 @@ def main(descriptor: int, lifeline: int) -> None:
     os.close(lifeline)
     gc.collect()
     gc.freeze()
-    _Zygote(server).serve()
+    code = 1
+    try:
+        _Zygote(server).serve()
+        code = 0
+    except BaseException:  # noqa: BLE001 - said here, for nothing comes after
+        traceback.print_exc()
+    # Not by the interpreter's own end: signals of children that die meanwhile have been seen to keep it there for ever.
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _end_with_server(lifeline: int, warm: threading.Event) -> None:
