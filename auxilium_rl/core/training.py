@@ -194,6 +194,13 @@ class TrainingOrchestrator:
             self._executor.end(run_id, epoch)
         for run in self.registry.expire_leases("its worker's lease ran out"):
             _log.warning("lease_expired", run_id=run.run_id, timesteps_done=run.timesteps_done)
+            if run.fruitless_attempts >= self._max_attempts:  # else it would be tried again for ever
+                message = self._poison(run, "its worker's lease ran out")
+                self.registry.transition(run.run_id, RunState.FAILED, epoch=run.lease_epoch, error_message=message)
+
+    @staticmethod
+    def _poison(run: Run, why: str) -> str:
+        return f"POISON: {run.fruitless_attempts} attempts made no checkpoint; in the last one {why}"
 
     def _start_one(self) -> bool:
         with self._lock:
@@ -252,7 +259,7 @@ class TrainingOrchestrator:
             return RunState.STOPPED, f"stopped on request at {done} of {total} timesteps; {why}", 0.0
         fruitless = run.fruitless_attempts
         if fruitless >= self._max_attempts:
-            return RunState.FAILED, f"POISON: {fruitless} attempts made no checkpoint; in the last one {why}", 0.0
+            return RunState.FAILED, self._poison(run, why), 0.0
         return RunState.INTERRUPTED, "", retry_delay(fruitless)
 
 

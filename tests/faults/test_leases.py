@@ -35,6 +35,16 @@ def test_a_worker_that_is_stopped_past_its_lease_is_replaced(tmp_path: Path) -> 
         assert len(rows) == len(set(rows))
 
 
+def test_a_run_whose_workers_are_stopped_again_and_again_is_given_up(tmp_path: Path) -> None:
+    with running(tmp_path / "data", **{**LEASE, "checkpoint_freq": 10**9, "max_attempts": 1}) as server:
+        run = start(server, "ppo", total_timesteps=10**7)
+        until(lambda: run.status().timesteps_done, "training")
+        worker_of(server, run.run_id).send_signal(signal.SIGSTOP)
+        ended = run.wait(timeout=60, raise_on_failure=False)
+    assert ended.state == "FAILED"
+    assert ended.error_message == "POISON: 1 attempts made no checkpoint; in the last one its worker's lease ran out"
+
+
 @pytest.mark.long
 def test_a_server_and_its_worker_that_wake_after_another_took_their_run(tmp_path: Path) -> None:
     with database("postgresql", tmp_path) as url:
