@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -17,10 +18,12 @@ from auxilium_rl.core.acting import ActingService
 from auxilium_rl.core.dto import EnvironmentSpec
 from auxilium_rl.core.errors import AuxiliumError, InvalidRequest
 from auxilium_rl.core.feed import RunFeed
+from auxilium_rl.core.housekeeping import Housekeeping, Retention
+from auxilium_rl.core.lineage import Lineage
 from auxilium_rl.core.requests import RequestDefaults
 from auxilium_rl.core.sources import SourceDefaults
 from auxilium_rl.core.training import TrainingOrchestrator
-from auxilium_rl.infra.config import EnvConfig, ServiceConfig, Settings
+from auxilium_rl.infra.config import EnvConfig, ServiceConfig, Settings, setting_errors
 from auxilium_rl.infra.executor import LocalExecutor
 from auxilium_rl.infra.gateway import Gateway
 from auxilium_rl.infra.gym_closer import GymCloser
@@ -90,12 +93,20 @@ class Application:
             max_attempts=settings.max_attempts,
             lease=settings.lease_seconds,
             place=self._lock.place,
+            max_unfinished_runs=settings.max_unfinished_runs_per_experiment,
+        )
+        lineage = Lineage(self.orchestrator, self._run_deleted)
+        retention = Retention(
+            settings.retention_days * 86_400, settings.retention_keep_last, settings.retention_keep_best
+        )
+        self._housekeeping = Housekeeping(
+            registry, store, lineage, retention if settings.retention_days else Retention()
         )
         self.orchestrator.on_run_ended = self._run_ended
         self._health = HealthMonitor(
             SERVICES, [registry.probe, store.probe], settings.health_probe_interval, settings.max_watch_streams
         )
-        acting = ActingService(registry, lambda c: load_policy(store, c), settings.act_cache_models)
+        self._acting = acting = ActingService(registry, lambda c: load_policy(store, c), settings.act_cache_models)
         self._server = GrpcServer(
             TrainerServicer(self.orchestrator, acting),
             RunServicer(
@@ -103,6 +114,8 @@ class Application:
                 self._feed,
                 lambda run: str(settings.logs_folder / run / "tensorboard"),
                 self._gateway.simulators,
+                lineage,
+                self._housekeeping,
             ),
             self._health,
             self._gateway,
@@ -122,6 +135,7 @@ class Application:
         self._feed.start()
         self._closer.start()
         self._server.start()
+        self._housekeeping.start()
         self._health.start()
         _log.info("serving", address=f"{self._settings.grpc_host}:{self.port}", data=str(self._settings.data_dir))
 
@@ -136,6 +150,7 @@ class Application:
         if not in_time:
             _log.warning("workers_killed_at_shutdown")
         self.orchestrator.close()
+        self._housekeeping.close()
         self._closer.close()
         self._feed.close()
         self._gateway.close()
@@ -143,6 +158,10 @@ class Application:
         self._engine.dispose()
         self._lock.release()
         _log.info("stopped")
+
+    def _run_deleted(self, run_id: str) -> None:
+        self._acting.forget(run_id)
+        shutil.rmtree(self._settings.logs_folder / run_id, ignore_errors=True)
 
     def _run_ended(self) -> None:
         self._closer.wake()
@@ -176,7 +195,7 @@ def serve(overrides: Mapping[str, object] | None = None) -> int:
     try:
         settings = Settings(**dict(overrides or {}))  # type: ignore[arg-type]
     except (ValidationError, ValueError) as error:
-        sys.stderr.write(f"auxilium: {_setting_errors(error)}\n")
+        sys.stderr.write(f"auxilium: {setting_errors(error)}\n")
         return 2
     configure_logging(settings.log_level, settings.log_format)
     try:
@@ -190,13 +209,6 @@ def serve(overrides: Mapping[str, object] | None = None) -> int:
     stopping.wait()
     application.stop()
     return 0
-
-
-def _setting_errors(error: Exception) -> str:
-    """What is wrong with which setting, without its value where that may be a secret."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    return "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors(include_input=False))
 
 
 def _handle_signals(stopping: threading.Event) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-__all__ = ["DEFAULT_ADDRESS", "EXIT", "Address", "JsonOutput", "as_json", "connected", "fail"]
+__all__ = ["DEFAULT_ADDRESS", "EXIT", "Address", "JsonOutput", "as_json", "connected", "fail", "pair"]
 
 
 class EXIT:
@@ -68,3 +68,14 @@ def as_json(value: Any) -> str:
     """A dataclass, or a list of them, as JSON."""
     data = [asdict(item) for item in value] if isinstance(value, list) else asdict(value)
     return json.dumps(data, indent=1, default=lambda v: v.isoformat() if isinstance(v, datetime) else str(v))
+
+
+def pair(text: str) -> tuple[str, Any]:
+    """A ``key=value`` of the command line; the value is JSON, or else text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        fail(f"-p {text}: key=value is accepted", EXIT.USAGE)
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

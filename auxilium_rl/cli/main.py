@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from auxilium_rl import __version__
-from auxilium_rl.cli import algorithms, env, health, policy, runs, serve, train
+from auxilium_rl.cli import algorithms, doctor, env, gc, health, policy, runs, serve, train
 
 __all__ = ["app", "main"]
 
@@ -26,10 +26,12 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("train")(train.train)
-app.add_typer(runs.app, name="runs", help="List, show, watch and stop runs.")
+app.add_typer(runs.app, name="runs", help="List, show, watch, pause, stop, retry, extend, clone and delete runs.")
 app.command("algorithms")(algorithms.algorithms)
 app.command("act", context_settings={"ignore_unknown_options": True})(policy.act)  # negative numbers
 app.command("health")(health.health)
+app.command("gc")(gc.collect)
+app.command("doctor")(doctor.doctor)
 app.add_typer(env.app, name="env", help="Serve environments.")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from auxilium_rl.cli.common import DEFAULT_ADDRESS, EXIT, Address, JsonOutput, as_json, connected, fail
+from auxilium_rl.cli.common import DEFAULT_ADDRESS, EXIT, Address, JsonOutput, as_json, connected, fail, pair
 
 __all__ = ["app", "follow"]
 
@@ -85,6 +85,106 @@ def stop(
     with connected(address) as client:
         status = client.run(run_id).stop(immediate=now)
     typer.echo(f"run {run_id} is {status.state}" + ("" if status.is_done else "; it saves its model and stops"))
+
+
+@app.command()
+def pause(run_id: RunId, address: Address = DEFAULT_ADDRESS) -> None:
+    """Ask a run to save itself and give its place to others."""
+    with connected(address) as client:
+        status = client.run(run_id).pause()
+    typer.echo(f"run {run_id} is {status.state}" + ("" if status.state == "PAUSED" else "; it saves itself and pauses"))
+
+
+@app.command()
+def resume(run_id: RunId, address: Address = DEFAULT_ADDRESS) -> None:
+    """Let a paused run go on."""
+    with connected(address) as client:
+        status = client.run(run_id).resume()
+    typer.echo(f"run {run_id} is {status.state}")
+
+
+Environment = Annotated[str, typer.Option("--env", help="Another environment; none: the same.")]
+GymIds = Annotated[str, typer.Option("--gym-ids", help="Names of its lanes, with ; between (unary protocol).")]
+Detach = Annotated[bool, typer.Option("--detach", help="Print the new run's id and leave.")]
+
+
+@app.command()
+def retry(
+    run_id: RunId,
+    from_start: Annotated[bool, typer.Option("--from-start", help="Not from the newest checkpoint.")] = False,
+    env: Environment = "",
+    gym_ids: GymIds = "",
+    detach: Detach = False,
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Try a run that failed or was stopped again, as a new one, from its newest checkpoint."""
+    with connected(address) as client:
+        made = client.run(run_id).retry(from_start=from_start, env=env, gym_ids=gym_ids.split(";") if gym_ids else ())
+        _tell(client, made, detach)
+
+
+@app.command()
+def extend(
+    run_id: RunId,
+    steps: Annotated[int, typer.Option("--steps", help="Timesteps more.")],
+    env: Environment = "",
+    gym_ids: GymIds = "",
+    detach: Detach = False,
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Train longer: a new run that goes on where one ended."""
+    with connected(address) as client:
+        made = client.run(run_id).extend(steps, env=env, gym_ids=gym_ids.split(";") if gym_ids else ())
+        _tell(client, made, detach)
+
+
+@app.command()
+def clone(
+    run_id: RunId,
+    steps: Annotated[int, typer.Option("--steps", help="Timesteps; none: as many.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Makes the run repeatable.")] = None,
+    experiment: Annotated[str, typer.Option(help="Name that groups runs; none: the same.")] = "",
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", help="Hyperparameter that differs, as key=value.")
+    ] = None,
+    env: Environment = "",
+    gym_ids: GymIds = "",
+    output: Annotated[str, typer.Option(help="Where the model is written, as <path>.zip, on the server.")] = "",
+    detach: Detach = False,
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Begin a new run of the same algorithm with the newest weights of another."""
+    with connected(address) as client:
+        made = client.run(run_id).clone(
+            total_timesteps=steps,
+            seed=seed,
+            experiment_id=experiment,
+            hyperparameters=dict(pair(text) for text in parameter or ()),
+            env=env,
+            gym_ids=gym_ids.split(";") if gym_ids else (),
+            model_output_path=output,
+        )
+        _tell(client, made, detach)
+
+
+@app.command()
+def delete(
+    run_ids: Annotated[list[str], typer.Argument(help="Ids of runs that have ended.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Forget runs with their metrics, checkpoints and logs; exported models stay."""
+    if not yes:
+        typer.confirm(f"delete {', '.join(run_ids)}?", abort=True)
+    with connected(address) as client:
+        for run_id in run_ids:
+            typer.echo(f"run {run_id} deleted, {client.run(run_id).delete() / 1e6:.1f} MB freed")
+
+
+def _tell(client: Any, run: Any, detach: bool) -> None:
+    typer.echo(f"run {run.run_id}")
+    if not detach:
+        follow(client, run)
 
 
 def follow(client: Any, run: Any) -> None:

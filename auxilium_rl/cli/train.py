@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from auxilium_rl.cli.common import DEFAULT_ADDRESS, EXIT, Address, connected, fail
+from auxilium_rl.cli.common import DEFAULT_ADDRESS, Address, connected, pair
 from auxilium_rl.cli.runs import follow
 
 __all__ = ["train"]
@@ -31,6 +30,8 @@ def train(
     parameter: Annotated[
         list[str] | None, typer.Option("-p", "--parameter", help="Hyperparameter, as key=value.")
     ] = None,
+    max_memory_mb: Annotated[int, typer.Option(help="MiB of memory above which the run fails.")] = 0,
+    max_seconds: Annotated[float, typer.Option(help="Time after which the run is stopped, its model saved.")] = 0.0,
     detach: Annotated[bool, typer.Option("--detach", help="Print the run's id and leave.")] = False,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
@@ -48,20 +49,12 @@ def train(
             action_dim=action_dim,
             max_steps=max_steps,
             seed=seed,
-            hyperparameters=dict(_pair(text) for text in parameter or ()),
+            hyperparameters=dict(pair(text) for text in parameter or ()),
             model_output_path=output,
             checkpoint_freq=checkpoint_freq,
+            max_memory_mb=max_memory_mb,
+            max_seconds=max_seconds,
         )
         typer.echo(f"run {run.run_id}")
         if not detach:
             follow(client, run)
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        fail(f"-p {text}: key=value is accepted", EXIT.USAGE)
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value

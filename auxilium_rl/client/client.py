@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from auxilium_rl.client.errors import InvalidArgument, NotFound, translated
 from auxilium_rl.client.run import Run
 from auxilium_rl.client.start_request import start_request
-from auxilium_rl.client.values import Algorithm, RunStatus
+from auxilium_rl.client.values import Algorithm, Garbage, RunStatus
 from generated import policy_trainer_pb2_grpc
 from generated.auxilium.v1 import runs_pb2 as pb
 from generated.auxilium.v1 import runs_pb2_grpc
@@ -22,6 +22,7 @@ from generated.auxilium.v1 import runs_pb2_grpc
 __all__ = ["Client"]
 
 _Answer = TypeVar("_Answer")
+_GARBAGE_TIMEOUT = 600.0
 
 
 class Client:
@@ -83,6 +84,8 @@ class Client:
         policy: str = "",
         normalize: bool | Mapping[str, Any] = False,
         frame_stack: int = 0,
+        max_memory_mb: int = 0,
+        max_seconds: float = 0.0,
         idempotency_key: str | None = None,
     ) -> Run:
         """Start a run; it goes on whatever happens to this program.
@@ -96,6 +99,8 @@ class Client:
             policy: ``MlpPolicy``, ``CnnPolicy`` or ``MultiInputPolicy``; empty: as the observations need it.
             normalize: True, or a map by the names of SB3's ``VecNormalize``.
             frame_stack: how many of the last observations the policy sees.
+            max_memory_mb: MiB of resident memory above which the run fails; 0: no limit.
+            max_seconds: time with a worker after which the run is stopped, its model saved; 0: no limit.
             hyperparameters: by their Stable-Baselines3 names.
             idempotency_key: the same key with the same request gives the same run; None: a fresh one.
 
@@ -121,6 +126,8 @@ class Client:
             policy=policy,
             normalize=normalize,
             frame_stack=frame_stack,
+            max_memory_mb=max_memory_mb,
+            max_seconds=max_seconds,
             idempotency_key=idempotency_key or uuid.uuid4().hex,
         )
         return Run(self, self.call(self.runs_stub.StartRun, request).run_id)
@@ -149,6 +156,26 @@ class Client:
                 return
             request.page_token = page.next_page_token
 
+    def collect_garbage(
+        self, *, older_than: float = 0.0, keep_last: int = 0, keep_best: int = 0, dry_run: bool = False
+    ) -> list[Garbage]:
+        """Delete files that belong to no run and, when one of the first three is given, ended runs.
+
+        Args:
+            older_than: only runs that ended as many seconds ago.
+            keep_last: newest ended runs that stay of each experiment.
+            keep_best: best ended runs that stay of each experiment.
+            dry_run: delete nothing, only say what would go.
+
+        Raises:
+            InvalidArgument: a number below zero.
+        """
+        request = pb.CollectGarbageRequest(
+            older_than_seconds=older_than, keep_last=keep_last, keep_best=keep_best, dry_run=dry_run
+        )
+        answer = self.call(self.runs_stub.CollectGarbage, request, timeout=_GARBAGE_TIMEOUT)
+        return [Garbage(g.kind, g.run_id, g.path, g.bytes, g.why) for g in answer.removed]
+
     def algorithms(self) -> list[Algorithm]:
         """Every algorithm with its hyperparameters."""
         answer = self.call(self.runs_stub.ListAlgorithms, pb.ListAlgorithmsRequest())
@@ -171,13 +198,20 @@ class Client:
                     told = _serving(answer)
                     yield told
 
-    def call(self, method: Callable[..., _Answer], request: Any, patience: float | None = None) -> _Answer:
+    def call(
+        self,
+        method: Callable[..., _Answer],
+        request: Any,
+        patience: float | None = None,
+        timeout: float | None = None,
+    ) -> _Answer:
         """One call: with a deadline, and again with back-off while the server is not there or not ready.
 
         Only calls that may come twice are made here; StartRun carries an idempotency key.
 
         Args:
             patience: seconds to wait for the server; None: ``connect_timeout``.
+            timeout: the deadline in seconds; None: the client's.
 
         Raises:
             ServerUnavailable: the server did not come in that time; says why.
@@ -191,7 +225,7 @@ class Client:
             reraise=True,
         )
         with translated(self.address, patience):
-            return waiting(method, request, timeout=self.timeout)
+            return waiting(method, request, timeout=self.timeout if timeout is None else timeout)
 
 
 def _unavailable(error: BaseException) -> bool:

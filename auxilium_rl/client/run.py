@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from auxilium_rl.client.episode import Episode, act_request
 from auxilium_rl.client.errors import ActError, RunFailed, ServerUnavailable, translated
+from auxilium_rl.client.start_request import clone_request, other_environment
 from auxilium_rl.client.values import Metric, RunEvent, RunStatus
 from generated.auxilium.v1 import runs_pb2 as pb
 
@@ -40,6 +42,84 @@ class Run:
         """Ask the run to stop; it saves its model at the next learning boundary, or at the next step."""
         request = pb.StopRunRequest(run_id=self.run_id, immediate=immediate)
         return RunStatus.of(self._client.call(self._client.runs_stub.StopRun, request))
+
+    def pause(self) -> RunStatus:
+        """Ask the run to save itself and give its place to others. Raises ClientError when it has ended."""
+        return RunStatus.of(self._client.call(self._client.runs_stub.PauseRun, pb.PauseRunRequest(run_id=self.run_id)))
+
+    def resume(self) -> RunStatus:
+        """Let a paused run go on. Raises ClientError when it has ended."""
+        request = pb.ResumeRunRequest(run_id=self.run_id)
+        return RunStatus.of(self._client.call(self._client.runs_stub.ResumeRun, request))
+
+    def retry(self, *, from_start: bool = False, env: str = "", gym_ids: Sequence[str] = (), lanes: int = 0) -> Run:
+        """The same again, as a run of its own, from the newest checkpoint of this one, which FAILED or was STOPPED.
+
+        Args:
+            from_start: from nothing instead.
+            env: another environment, with its ``gym_ids`` and ``lanes``; empty: the same.
+        """
+        request = pb.RetryRunRequest(
+            run_id=self.run_id,
+            from_start=from_start,
+            environment=other_environment(env, gym_ids, lanes),
+            idempotency_key=uuid.uuid4().hex,
+        )
+        return self._made(self._client.runs_stub.RetryRun, request)
+
+    def extend(self, additional_timesteps: int, *, env: str = "", gym_ids: Sequence[str] = (), lanes: int = 0) -> Run:
+        """A run that goes on where this one ended, for so many timesteps more.
+
+        Args:
+            env: another environment, with its ``gym_ids`` and ``lanes``; empty: the same.
+        """
+        request = pb.ExtendRunRequest(
+            run_id=self.run_id,
+            additional_timesteps=additional_timesteps,
+            environment=other_environment(env, gym_ids, lanes),
+            idempotency_key=uuid.uuid4().hex,
+        )
+        return self._made(self._client.runs_stub.ExtendRun, request)
+
+    def clone(
+        self,
+        *,
+        total_timesteps: int = 0,
+        seed: int | None = None,
+        hyperparameters: Mapping[str, Any] | None = None,
+        experiment_id: str = "",
+        env: str = "",
+        gym_ids: Sequence[str] = (),
+        lanes: int = 0,
+        model_output_path: str = "",
+    ) -> Run:
+        """A new run of the same algorithm that begins with the newest weights of this one.
+
+        Args:
+            total_timesteps: 0: as many as this one.
+            hyperparameters: those that differ.
+            experiment_id: empty: the same.
+            env: another environment, with its ``gym_ids`` and ``lanes``; empty: the same.
+        """
+        request = clone_request(
+            self.run_id,
+            total_timesteps=total_timesteps,
+            seed=seed,
+            hyperparameters=hyperparameters,
+            experiment_id=experiment_id,
+            environment=other_environment(env, gym_ids, lanes),
+            model_output_path=model_output_path,
+            idempotency_key=uuid.uuid4().hex,
+        )
+        return self._made(self._client.runs_stub.CloneRun, request)
+
+    def delete(self) -> int:
+        """Forget the run, which has ended, with its metrics, checkpoints and logs; gives the bytes that were freed."""
+        request = pb.DeleteRunRequest(run_id=self.run_id)
+        return int(self._client.call(self._client.runs_stub.DeleteRun, request).bytes_freed)
+
+    def _made(self, method: Any, request: Any) -> Run:
+        return Run(self._client, self._client.call(method, request).run_id)
 
     def act(self, observation: Any, *, action_mask: Sequence[bool] = ()) -> int | list[float]:
         """The deterministic action of the run's newest policy: a number, or a list where one number does not say it.

@@ -13,9 +13,9 @@ from google.protobuf import struct_pb2
 from auxilium_rl.client.errors import InvalidArgument
 from generated.auxilium.v1 import runs_pb2 as pb
 
-__all__ = ["start_request"]
+__all__ = ["clone_request", "other_environment", "start_request"]
 
-_BITS = {"total_timesteps": 63, "checkpoint_freq": 63, "seed": 63}
+_BITS = {"total_timesteps": 63, "additional_timesteps": 63, "checkpoint_freq": 63, "seed": 63, "max_memory_mb": 63}
 _JSON = "a number, text, true, false, null, or a list or map of these is accepted"
 
 
@@ -31,6 +31,7 @@ def start_request(
     seed: int | None,
     policy: str = "",
     normalize: bool | Mapping[str, Any] = False,
+    max_seconds: float = 0.0,
     **numbers: int,
 ) -> pb.StartRunRequest:
     """The message for a start.
@@ -39,8 +40,9 @@ def start_request(
         experiment_id: None: made of the algorithm and the time.
         gym_ids: names, or one text with ``;`` between them.
         normalize: True: observations and rewards; or what of them, by the names of ``VecNormalize``.
-        numbers: total_timesteps, checkpoint_freq, frame_stack, lanes, min_lanes, observation_dim, action_dim and
-            max_steps.
+        max_seconds: how long the run may have a worker; 0: as long as it takes.
+        numbers: total_timesteps, checkpoint_freq, frame_stack, lanes, min_lanes, observation_dim, action_dim,
+            max_steps and max_memory_mb.
 
     Raises:
         InvalidArgument: a number does not fit its field, or a hyperparameter is no JSON value; names every one.
@@ -50,8 +52,8 @@ def start_request(
     whole = {name: _whole(name, value, violations) for name, value in given.items()}
     typed = _struct(hyperparameters or {}, violations)
     scaling = _normalize(normalize, violations)
-    if violations:
-        raise InvalidArgument("; ".join(f"{name}: {text}" for name, text in violations.items()), violations)
+    limits = pb.Limits(memory_mb=whole.get("max_memory_mb", 0), seconds=_seconds(max_seconds, violations))
+    _settle(violations)
     return pb.StartRunRequest(
         experiment_id=f"{algorithm}-{time.strftime('%Y%m%d-%H%M%S')}" if experiment_id is None else experiment_id,
         algorithm=algorithm,
@@ -73,7 +75,61 @@ def start_request(
         model_output_path=model_output_path,
         checkpoint_freq=whole["checkpoint_freq"],
         idempotency_key=idempotency_key,
+        limits=limits if limits.ListFields() else None,
     )
+
+
+def clone_request(
+    run_id: str,
+    *,
+    total_timesteps: int,
+    seed: int | None,
+    hyperparameters: Mapping[str, Any] | None,
+    experiment_id: str,
+    environment: pb.EnvironmentSource | None,
+    model_output_path: str,
+    idempotency_key: str,
+) -> pb.CloneRunRequest:
+    """The message for a clone. Raises InvalidArgument."""
+    violations: dict[str, str] = {}
+    total = _whole("total_timesteps", total_timesteps, violations)
+    number = None if seed is None else _whole("seed", seed, violations)
+    typed = _struct(hyperparameters or {}, violations)
+    _settle(violations)
+    return pb.CloneRunRequest(
+        run_id=run_id,
+        experiment_id=experiment_id,
+        total_timesteps=total,
+        seed=number,
+        hyperparameters=typed,
+        environment=environment,
+        model_output_path=model_output_path,
+        idempotency_key=idempotency_key,
+    )
+
+
+def other_environment(env: str, gym_ids: Sequence[str] = (), lanes: int = 0) -> pb.EnvironmentSource | None:
+    """Where a run that is made of another one trains; None: where that one did. Raises InvalidArgument."""
+    violations: dict[str, str] = {}
+    count = _whole("lanes", lanes, violations)
+    if not env and (gym_ids or lanes):
+        violations["env"] = "empty; gym_ids and lanes belong to an environment, so name it"
+    _settle(violations)
+    names = gym_ids.split(";") if isinstance(gym_ids, str) else gym_ids
+    return pb.EnvironmentSource(uri=env, gym_ids=names, lanes=count) if env else None
+
+
+def _settle(violations: dict[str, str]) -> None:
+    if violations:
+        raise InvalidArgument("; ".join(f"{name}: {text}" for name, text in violations.items()), violations)
+
+
+def _seconds(value: Any, violations: dict[str, str]) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        violations["max_seconds"] = f"{value!r:.80} given; a number of seconds is accepted"
+        return 0.0
 
 
 def _normalize(given: bool | Mapping[str, Any], violations: dict[str, str]) -> pb.Normalize | None:

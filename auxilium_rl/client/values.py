@@ -10,7 +10,16 @@ from google.protobuf import json_format, timestamp_pb2
 
 from generated.auxilium.v1 import runs_pb2 as pb
 
-__all__ = ["Algorithm", "AttachedSimulator", "Checkpoint", "Hyperparameter", "Metric", "RunEvent", "RunStatus"]
+__all__ = [
+    "Algorithm",
+    "AttachedSimulator",
+    "Checkpoint",
+    "Garbage",
+    "Hyperparameter",
+    "Metric",
+    "RunEvent",
+    "RunStatus",
+]
 
 _READ_OTHERWISE = {
     "state",
@@ -20,6 +29,7 @@ _READ_OTHERWISE = {
     "checkpoints",
     "normalize",
     "simulators",
+    "limits",
 }
 _ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
 _OF_ENVIRONMENT = ("lanes", "observation_dim", "action_dim", "max_steps", "min_lanes")
@@ -34,6 +44,8 @@ class Checkpoint:
     kind: str
     sha256: str
     created_at: datetime | None
+    corrupt: str = ""
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +119,9 @@ class RunStatus:
     normalize: dict[str, Any] | None
     frame_stack: int
     simulators: tuple[AttachedSimulator, ...]
+    parent_run_id: str
+    parent_kind: str
+    limits: dict[str, float]
 
     @property
     def is_done(self) -> bool:
@@ -133,10 +148,24 @@ class RunStatus:
             created_at=_time(run, "created_at"),
             started_at=_time(run, "started_at"),
             finished_at=_time(run, "finished_at"),
-            checkpoints=tuple(
-                Checkpoint(c.timesteps, c.path, c.kind, c.sha256, _time(c, "created_at")) for c in run.checkpoints
-            ),
+            checkpoints=tuple(_checkpoint(kept) for kept in run.checkpoints),
+            limits={field.name: value for field, value in run.limits.ListFields()},
         )
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Something that ``Client.collect_garbage`` removed, or would remove.
+
+    Attributes:
+        kind: ``run``, ``checkpoint`` (files that were never recorded) or ``files`` (of a run that is not known).
+    """
+
+    kind: str
+    run_id: str
+    path: str
+    bytes: int
+    why: str
 
 
 @dataclass(frozen=True)
@@ -183,6 +212,11 @@ class Algorithm:
                 for h in message.hyperparameters
             ),
         )
+
+
+def _checkpoint(kept: pb.Checkpoint) -> Checkpoint:
+    score = kept.score if kept.HasField("score") else None
+    return Checkpoint(kept.timesteps, kept.path, kept.kind, kept.sha256, _time(kept, "created_at"), kept.corrupt, score)
 
 
 def _scaling(message: pb.Normalize) -> dict[str, Any]:

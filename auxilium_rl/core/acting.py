@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from auxilium_rl.core.dto import Action, Checkpoint, Run
-from auxilium_rl.core.errors import InvalidRequest, ModelNotReady, RunNotFound
+from auxilium_rl.core.errors import InvalidRequest, ModelNotReady, RunNotFound, StoreUnavailable
 from auxilium_rl.core.ports import ActionModel, RunRegistry
 from auxilium_rl.core.states import TERMINAL
 
@@ -23,7 +23,8 @@ class ActingService:
     """Finds the model that a caller means and asks it.
 
     A run that has ended never changes, so its model is found without the registry; a run that trains and a path are
-    looked up at every call, because a newer model may have come.
+    looked up at every call, because a newer model may have come. While registry or store are away, the model that
+    answered last for a name goes on answering.
 
     Args:
         load: makes a model of a checkpoint; slow.
@@ -36,6 +37,7 @@ class ActingService:
         self._capacity = capacity
         self._models: OrderedDict[str, Future[ActionModel]] = OrderedDict()
         self._settled: OrderedDict[str, ActionModel] = OrderedDict()
+        self._last: OrderedDict[str, ActionModel] = OrderedDict()
         self._lock = threading.Lock()
 
     def act(
@@ -61,7 +63,7 @@ class ActingService:
             InvalidRequest: wrong length, NaN or infinity; a number, state or mask that the policy cannot take.
             ModelCorrupt: the stored model is not the one that was recorded.
         """
-        model = self._settled.get(name) or self._find(name)
+        model = self._settled.get(name) or self._found(name)
         if len(observation) != model.observation_dim:
             raise InvalidRequest.of(
                 "observation", f"{len(observation)} values given; this policy takes {model.observation_dim}"
@@ -70,6 +72,27 @@ class ActingService:
             index, value = next((n, v) for n, v in enumerate(observation) if not math.isfinite(v))
             raise InvalidRequest.of("observation", f"value {index} is {value}; every value must be finite")
         return model.act(observation, state, mask, keys)
+
+    def forget(self, run_id: str) -> None:
+        """A run was deleted: nothing acts for it any more."""
+        with self._lock:
+            self._settled.pop(run_id, None)
+            self._last.clear()  # a path may have meant it too
+
+    def _found(self, name: str) -> ActionModel:
+        try:
+            model = self._find(name)
+        except StoreUnavailable:
+            known = self._last.get(name)
+            if known is None:
+                raise
+            return known
+        if self._last.get(name) is not model:
+            with self._lock:
+                self._last[name] = model
+                while len(self._last) > self._capacity:
+                    self._last.popitem(last=False)
+        return model
 
     def _find(self, name: str) -> ActionModel:
         run = self._run_named(name)

@@ -17,8 +17,10 @@ __all__ = [
     "EnvironmentSource",
     "EnvironmentSpec",
     "GymClose",
+    "Limits",
     "MetricPoint",
     "Normalize",
+    "Parent",
     "Run",
     "RunPage",
     "RunSpec",
@@ -80,6 +82,32 @@ class Normalize:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a run may take at most; 0: as much as it wants.
+
+    Attributes:
+        memory_mb: resident memory of its worker, in MiB.
+        seconds: time with a worker, over all attempts.
+    """
+
+    memory_mb: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The run that another one was made of.
+
+    Attributes:
+        kind: ``retry`` and ``extend`` go on with all that the parent's newest checkpoint holds; ``clone`` begins
+            anew with its weights and normalisation.
+    """
+
+    run_id: str
+    kind: str
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """Everything that decides what a run does; stored once and never changed.
 
@@ -91,6 +119,7 @@ class RunSpec:
         policy: ``MlpPolicy``, ``CnnPolicy`` or ``MultiInputPolicy``; empty: as the observations need it.
         normalize: None: observations and rewards are learned from as they come.
         frame_stack: how many of the last observations the policy sees; 1: the present one.
+        parent: None: it begins from nothing.
     """
 
     experiment_id: str
@@ -105,6 +134,8 @@ class RunSpec:
     policy: str = ""
     normalize: Normalize | None = None
     frame_stack: int = 1
+    limits: Limits = Limits()
+    parent: Parent | None = None
 
     def to_json(self) -> Json:
         """A JSON object that ``from_json`` turns back into an equal spec."""
@@ -117,7 +148,16 @@ class RunSpec:
         source["gym_ids"] = tuple(source["gym_ids"])
         wish = data.get("normalize")
         normalize = None if wish is None else Normalize(**{**wish, "norm_obs_keys": tuple(wish["norm_obs_keys"])})
-        return cls(**{**data, "environment": EnvironmentSource(**source), "normalize": normalize})
+        parent = data.get("parent")
+        return cls(
+            **{
+                **data,
+                "environment": EnvironmentSource(**source),
+                "normalize": normalize,
+                "limits": Limits(**data.get("limits", {})),
+                "parent": None if parent is None else Parent(**parent),
+            }
+        )
 
     def digest(self) -> str:
         """Sha256 over canonical JSON; equal for equal specs."""
@@ -133,6 +173,7 @@ class Checkpoint:
         sha256: of ``model.zip``.
         manifest_sha256: of ``manifest.json``, which names and hashes every other file.
         corrupt: why it cannot be used; empty: nothing is known against it.
+        score: mean return of the last episodes when it was taken; None: none had ended.
     """
 
     run_id: str
@@ -144,6 +185,7 @@ class Checkpoint:
     size: int
     created_at: datetime
     corrupt: str = ""
+    score: float | None = None
 
     @property
     def model_path(self) -> str:
@@ -197,12 +239,13 @@ class Run:
         attempt: 0 while it never had a worker.
         lease_epoch: rises with every worker; a worker's writes carry it and are refused when it has moved on.
         lease_owner: the server incarnation that runs it; empty: none.
-        stop_requested: "" | "graceful" | "immediate".
+        stop_requested: "" | "pause" | "graceful" | "immediate".
         queue_position: 1 for the next to run; 0 when not QUEUED.
         steps_per_second: over the last report of the worker; 0 unless active.
         checkpoints: those kept, oldest first.
         fruitless_attempts: workers it has had since its last checkpoint.
         simulator_session: what its last worker noted for the next one, to come back to the same session; a secret.
+        active_seconds: time with workers that have gone.
     """
 
     run_id: str
@@ -228,6 +271,7 @@ class Run:
     checkpoints: tuple[Checkpoint, ...] = ()
     fruitless_attempts: int = 0
     simulator_session: str = ""
+    active_seconds: float = 0.0
 
     @property
     def newest_checkpoint(self) -> Checkpoint | None:

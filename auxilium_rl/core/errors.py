@@ -21,9 +21,14 @@ __all__ = [
     "InvalidRequest",
     "LanesLost",
     "LeaseLost",
+    "LimitExceeded",
     "ModelCorrupt",
     "ModelNotReady",
     "QueueFull",
+    "QuotaExceeded",
+    "RunEnded",
+    "RunInUse",
+    "RunNotEnded",
     "RunNotFound",
     "SimulatorError",
     "StoreUnavailable",
@@ -95,10 +100,52 @@ class IdempotencyConflict(AuxiliumError):
     reason = "IDEMPOTENCY_KEY_REUSED"
 
 
+class RunEnded(AuxiliumError):
+    """The run has ended; it can be retried, extended or cloned, but not go on."""
+
+    reason = "RUN_ENDED"
+
+
+class RunNotEnded(AuxiliumError):
+    """The run has not ended yet."""
+
+    reason = "RUN_NOT_ENDED"
+
+
+class RunInUse(AuxiliumError):
+    """Another run needs this one."""
+
+    reason = "RUN_IN_USE"
+
+
 class QueueFull(AuxiliumError):
-    """No more runs can wait."""
+    """No more runs can wait.
+
+    Attributes:
+        retry_after: seconds after which to try again.
+    """
 
     reason = "QUEUE_FULL"
+
+    def __init__(self, message: str, retry_after: float = 10.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QuotaExceeded(AuxiliumError):
+    """As many runs of one experiment are under way as may be; trying again helps when one of them has ended."""
+
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, message: str, subject: str) -> None:
+        super().__init__(message)
+        self.subject = subject
+
+
+class LimitExceeded(AuxiliumError):
+    """A run took more than its limits allow. Raised and caught in workers only."""
+
+    reason = "LIMIT_EXCEEDED"
 
 
 class StreamsExhausted(AuxiliumError):

@@ -9,24 +9,29 @@ import time
 
 import structlog
 
+from auxilium_rl.core.control import Control
 from auxilium_rl.core.dto import Run
 from auxilium_rl.core.errors import AuxiliumError
 from auxilium_rl.core.ports import STALLED, RunRegistry
-from auxilium_rl.core.run_callback import Control
 
-__all__ = ["LOST", "Heartbeat"]
+__all__ = ["LOST", "WISHES", "Heartbeat"]
 
 _log = structlog.get_logger(__name__)
 LOST = 3
 """The exit code of a worker whose run belongs to another."""
 _GRACE = 10.0
+_IN_DOUBT = 1.0
+"""Seconds between two tries to renew a lease that ran out."""
+WISHES = {"": "go_on", "pause": "pause", "graceful": "stop", "immediate": "stop_now"}
+"""From what the registry notes to what a worker is told."""
 
 
 class Heartbeat:
     """A thread that renews the lease every ``interval`` seconds, and hears what other servers wish of the run.
 
-    When the lease is lost (another worker has the run, or the database could not be reached for as long as the lease
-    lasts) learning ends at the next step; a process that does not get there within seconds is ended.
+    When the lease is lost, because another worker has the run, learning ends at the next step; a process that does not
+    get there within seconds is ended. When the database could not be reached for as long as the lease lasts, nobody can
+    say whose the run is: no further step is taken until somebody can.
 
     Args:
         lease: seconds that the lease lasts after a renewal.
@@ -67,15 +72,16 @@ class Heartbeat:
                 wish = self._registry.renew(self._run.run_id, self._run.lease_epoch, self._lease)
             except AuxiliumError as error:
                 _log.warning("lease_not_renewed", reason=error.message)
-                if time.monotonic() - kept < self._lease:
-                    continue
-                wish = None
+                if time.monotonic() - kept > self._lease:
+                    self._control.doubt()
+                    pause = min(_IN_DOUBT, self._interval)
+                continue
             if wish is None:
                 self._lose()
                 return
             kept = time.monotonic()
-            if wish:
-                self._control.tell("stop_now" if wish == "immediate" else "stop")
+            self._control.be_sure()
+            self._control.tell(WISHES[wish])
 
     def _look_for_a_stall(self) -> None:
         still = time.monotonic() - self._control.moved_at
@@ -85,6 +91,8 @@ class Heartbeat:
             os._exit(STALLED)
 
     def _lose(self) -> None:
+        if self._ended.is_set():  # between the run's last write and this thread's end
+            return
         _log.error("lease_lost", run_id=self._run.run_id, epoch=self._run.lease_epoch)
         self._control.lose_lease()
         if not self._ended.wait(_GRACE):

@@ -20,7 +20,16 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvWrapper
 
 from auxilium_rl.core.vec_env import RemoteVecEnv
 
-__all__ = ["COUNTERS", "captured", "put_back_knowledge", "put_back_moment", "read_parameters", "streams"]
+__all__ = [
+    "COUNTERS",
+    "captured",
+    "put_back_knowledge",
+    "put_back_moment",
+    "put_back_normalisation",
+    "read_parameters",
+    "read_weights",
+    "streams",
+]
 
 COUNTERS = (
     "num_timesteps",
@@ -61,6 +70,15 @@ def read_parameters(model: BaseAlgorithm, model_zip: bytes) -> None:
         recursive_setattr(model, f"{name}.data", value.data)
 
 
+def read_weights(model: BaseAlgorithm, model_zip: bytes) -> None:
+    """Give a model the weights of a ``model.zip``; optimizers and entropy coefficient stay new. Raises ValueError."""
+    archive: Any = io.BytesIO(model_zip)
+    _, parameters, _ = load_from_zip_file(archive, load_data=False, device="cpu")
+    optimizers = {name for name in parameters if name.endswith("optimizer")}
+    own: Any = model.get_parameters()
+    model.set_parameters({**parameters, **{name: own[name] for name in optimizers}}, exact_match=True, device="cpu")
+
+
 def put_back_knowledge(model: BaseAlgorithm, state: dict[str, Any]) -> None:
     """Give a new model what does not depend on its environments: counters, statistics, normalisation."""
     for name, value in state["counters"].items():
@@ -68,6 +86,11 @@ def put_back_knowledge(model: BaseAlgorithm, state: dict[str, Any]) -> None:
     window = model._stats_window_size
     model.ep_info_buffer = deque(state["episodes"], maxlen=window)
     model.ep_success_buffer = deque(state["successes"], maxlen=window)
+    put_back_normalisation(model, state)
+
+
+def put_back_normalisation(model: BaseAlgorithm, state: dict[str, Any]) -> None:
+    """Give a new model's ``VecNormalize``, if it has one, what was counted."""
     scaling = model.get_vec_normalize_env()
     if scaling is not None:
         for name, kept in state["normalisation"].items():

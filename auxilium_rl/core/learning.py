@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 
 from auxilium_rl.core.artifact import PolicyArtifact
 from auxilium_rl.core.compatibility import effective_algorithm, effective_policy
+from auxilium_rl.core.control import Control, EndedEarly
 from auxilium_rl.core.dto import Checkpoint, Run
+from auxilium_rl.core.endurance import Endurance
 from auxilium_rl.core.engine import accelerate
 from auxilium_rl.core.errors import InvalidRequest, LanesLost, LeaseLost
 from auxilium_rl.core.hyperparameters import check_together
@@ -23,21 +26,21 @@ from auxilium_rl.core.learner_state import captured, put_back_moment
 from auxilium_rl.core.ports import MetricStore, ModelStore, RunRegistry
 from auxilium_rl.core.replay_keeper import ReplayKeeper
 from auxilium_rl.core.resuming import LEARNER_FILE, Resumption
-from auxilium_rl.core.run_callback import Control, EndedEarly, ProgressReporter, RunCallback
+from auxilium_rl.core.run_callback import ProgressReporter, RunCallback
 from auxilium_rl.core.sb3_arguments import algorithm_class, sb3_arguments
 from auxilium_rl.core.states import RunState
 from auxilium_rl.core.transplant import pending_timesteps, transplanted
 from auxilium_rl.core.wrappers import build_env, normalisation_json
 from auxilium_rl.wire.trees import pack
 
-__all__ = ["Learner", "Outcome"]
+__all__ = ["Learner", "Outcome", "outlived"]
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How learning ended: all timesteps done (empty ``command``), or early on ``stop`` or ``interrupt``."""
+    """How learning ended: all timesteps done (empty ``command``), or early on ``stop``, ``pause`` or ``interrupt``."""
 
     command: str
     timesteps_done: int
@@ -49,7 +52,8 @@ class Learner:
     Args:
         run: as claimed; its ``lease_epoch`` goes with every write.
         checkpoint_keep: how many of the newest checkpoints stay.
-        resumption: where an earlier worker of this run got to.
+        keep_best: how many of those with the best score stay as well.
+        resumption: where an earlier worker of this run got to, or its parent.
         tensorboard_dir: where event files go.
     """
 
@@ -62,7 +66,9 @@ class Learner:
         metrics: MetricStore,
         store: ModelStore,
         control: Control,
+        endurance: Endurance,
         checkpoint_keep: int,
+        keep_best: int,
         tensorboard_dir: Path,
         resumption: Resumption | None = None,
     ) -> None:
@@ -70,23 +76,36 @@ class Learner:
         self._lanes = lanes
         self._registry, self._metrics, self._store = registry, metrics, store
         self._control = control
-        self._keep = checkpoint_keep
+        self._endure = endurance.until_it_works
+        self._keep, self._keep_best = checkpoint_keep, keep_best
         self._tensorboard_dir = tensorboard_dir
         self._kept: list[Checkpoint] = [kept for kept in run.checkpoints if not kept.corrupt]
         self._lost_timesteps = 0
         self._check_lanes()
         self.model = self._build_model()
-        self._resumption = resumption
-        self._replay = ReplayKeeper(store, run.run_id)
-        if resumption is None:
-            self._replay.begin(self.model)
-        else:
-            self._replay.go_on(resumption.put_back(self.model, store), self._kept)
+        self._resumption = self._take_over(resumption)
+        self._newborn = resumption is None or resumption.checkpoint.run_id != run.run_id
         report = accelerate(self.model)
         self._engine = report.name if not report.reason else f"{report.name}: {report.reason}"
         if self.algorithm != self._spec.algorithm:
             self._engine = f"{self.algorithm}, because the simulator has an action mask; {self._engine}"
         self._artifact = PolicyArtifact(self.model, self.algorithm)
+
+    def _take_over(self, resumption: Resumption | None) -> Resumption | None:
+        """Give the model what a checkpoint knows; gives the checkpoint when learning goes on from it."""
+        self._replay = ReplayKeeper(self._store, self._run.run_id)
+        parent = self._spec.parent
+        if resumption is not None and resumption.checkpoint.run_id != self._run.run_id:
+            assert parent is not None
+            _log.info("run_begins_with_its_parent", parent=parent.run_id, timesteps=resumption.checkpoint.timesteps)
+            if parent.kind == "clone":
+                resumption.put_weights(self.model)
+                resumption = None
+        if resumption is None:
+            self._replay.begin(self.model)
+        else:
+            self._replay.go_on(resumption.put_back(self.model, self._store, self._run.run_id), self._kept)
+        return resumption
 
     def learn(self) -> Outcome:
         """Train to the end or until told otherwise; the final model is in the store when this returns.
@@ -94,7 +113,7 @@ class Learner:
         Raises:
             LeaseLost: the run belongs to another worker; nothing more was written.
             SimulatorError: the simulator failed.
-            StoreUnavailable: a checkpoint could not be written.
+            EndedEarly: on ``stop_now`` or ``interrupt``, while the store could not be written.
         """
         done = self.model.num_timesteps
         callback = RunCallback(self._control, self._save, self._spec.checkpoint_freq, self._begin, done)
@@ -119,7 +138,7 @@ class Learner:
         finally:
             board.close()
             reporter.close()
-        if command != "interrupt":
+        if command not in {"interrupt", "pause"}:
             self._save("final")
         elif at_boundary:  # else it goes on from the checkpoint before, as if this rollout had not been
             self._save("periodic")
@@ -167,7 +186,7 @@ class Learner:
     def export(self) -> str:
         """Write the final model where the caller asked for it; gives that path, empty when none was asked for."""
         if self._spec.export_path:
-            self._store.export(self._kept[-1], self._spec.export_path)
+            self._endure(lambda: self._store.export(self._kept[-1], self._spec.export_path))
         return self._spec.export_path
 
     def _check_lanes(self) -> None:
@@ -192,37 +211,41 @@ class Learner:
 
     def _begin(self) -> None:
         """After the first step: the initial weights are saved, then the run says that it runs."""
-        if self._resumption is None:
+        if self._newborn:
             self._save("initial")
         self._announce()
 
     def _announce(self) -> None:
-        self._registry.report(
-            self._run.run_id,
-            self._run.lease_epoch,
-            timesteps_done=self.model.num_timesteps,
-            steps_per_second=0.0,
-            engine=self._engine,
+        run_id, epoch, done = self._run.run_id, self._run.lease_epoch, self.model.num_timesteps
+        self._endure(
+            lambda: self._registry.report(run_id, epoch, timesteps_done=done, steps_per_second=0, engine=self._engine)
         )
-        if not self._registry.transition(self._run.run_id, RunState.RUNNING, epoch=self._run.lease_epoch):
+        begun = self._endure(lambda: self._registry.transition(run_id, RunState.RUNNING, epoch=epoch))
+        if not begun and self._registry.get(run_id).lease_epoch != epoch:
             raise LeaseLost("the run was taken from this worker before its first step")
 
     def _save(self, kind: str) -> None:
         timesteps = 0 if kind == "initial" else self.model.num_timesteps
-        self._reporter.write_metrics()  # a run that goes on from here logs only what comes later
-        checkpoint = self._store.put(self._run.run_id, timesteps, kind, lambda folder: self._write_files(folder, kind))
-        if not self._registry.add_checkpoint(checkpoint, self._run.lease_epoch):
+        self._endure(self._reporter.write_metrics)  # a run that goes on from here logs only what comes later
+        checkpoint = self._endure(lambda: self._put(timesteps, kind))
+        if not self._endure(lambda: self._registry.add_checkpoint(checkpoint, self._run.lease_epoch)):
             raise LeaseLost("another worker holds this run")
         if self._kept and self._kept[-1].timesteps == timesteps:  # its row was replaced
             replaced = self._kept.pop()
             if replaced.path != checkpoint.path:
                 self._store.discard(replaced)
         self._kept.append(checkpoint)
-        while len(self._kept) > self._keep:
-            old = self._kept.pop(0)
-            self._registry.drop_checkpoint(old.run_id, old.timesteps)
+        for old in outlived(self._kept, self._keep, self._keep_best):
+            self._endure(lambda old=old: self._registry.drop_checkpoint(old.run_id, old.timesteps))  # type: ignore[misc]
             self._store.discard(old)
+            self._kept.remove(old)
         self._replay.forget_all_but(self._kept)
+
+    def _put(self, timesteps: int, kind: str) -> Checkpoint:
+        run_id = self._run.run_id
+        checkpoint = self._store.put(run_id, timesteps, kind, lambda folder: self._write_files(folder, kind))
+        returns = [float(episode["r"]) for episode in self.model.ep_info_buffer or ()]
+        return replace(checkpoint, score=float(np.mean(returns)) if returns else None)
 
     def _write_files(self, folder: Path, kind: str) -> None:
         self.model.save(folder / "model.zip")
@@ -235,3 +258,11 @@ class Learner:
             # At its end a run does not ask its simulator any more, which may be away.
             (folder / LEARNER_FILE).write_bytes(pack(captured(self.model, environments=kind == "periodic")))
             self._replay.save(folder, self.model.num_timesteps)
+
+
+def outlived(kept: Sequence[Checkpoint], newest: int, best: int) -> list[Checkpoint]:
+    """Those of the checkpoints, oldest first, that are neither among the newest nor among the best."""
+    scored = [checkpoint for checkpoint in kept if checkpoint.score is not None and math.isfinite(checkpoint.score)]
+    ranked = sorted(scored, key=lambda checkpoint: (checkpoint.score, checkpoint.timesteps), reverse=True)
+    staying = {checkpoint.timesteps for checkpoint in (*kept[-newest:], *ranked[:best])}
+    return [checkpoint for checkpoint in kept if checkpoint.timesteps not in staying]

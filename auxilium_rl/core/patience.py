@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import structlog
 
+from auxilium_rl.core.control import Control, EndedEarly
 from auxilium_rl.core.dto import Run
-from auxilium_rl.core.errors import EnvironmentLost, LeaseLost
+from auxilium_rl.core.errors import EnvironmentLost, StoreUnavailable
 from auxilium_rl.core.ports import RunRegistry
-from auxilium_rl.core.run_callback import Control, EndedEarly
 from auxilium_rl.core.states import RunState
 
 __all__ = ["RunPatience"]
@@ -43,7 +43,7 @@ class RunPatience:
             self._waiting += 1
             self._control.waiting = True
             if self._waiting == 1:
-                self._was_running = self._registry.get(self._run.run_id).state == RunState.RUNNING
+                self._was_running = self._runs()
                 self._enter(RunState.WAITING, reason)
 
         def check() -> None:
@@ -63,8 +63,18 @@ class RunPatience:
             if not self._waiting and self._was_running:
                 self._enter(RunState.RUNNING)
 
+    def _runs(self) -> bool:
+        try:
+            return self._registry.get(self._run.run_id).state == RunState.RUNNING
+        except StoreUnavailable:  # what follows cannot be written either
+            return True
+
     def _enter(self, state: RunState, reason: str = "") -> None:
-        if not self._registry.transition(self._run.run_id, state, epoch=self._run.lease_epoch, reason=reason):
+        try:
+            written = self._registry.transition(self._run.run_id, state, epoch=self._run.lease_epoch, reason=reason)
+        except StoreUnavailable:  # waiting itself does not depend on being seen
+            written = False
+        if not written:
             _log.info("state_not_written", state=str(state))
 
     def pause(self, seconds: float) -> None:
@@ -73,7 +83,6 @@ class RunPatience:
         self._obey()
 
     def _obey(self) -> None:
-        if self._control.lease_lost:
-            raise LeaseLost("another worker holds this run")
+        self._control.check()
         if self._control.command:
             raise EndedEarly(self._control.command)

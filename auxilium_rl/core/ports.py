@@ -49,6 +49,8 @@ class RunRegistry(Protocol):
         request_digest: str = "",
         close_address: str = "",
         max_queued: int = 0,
+        max_unfinished: int = 0,
+        timesteps_done: int = 0,
     ) -> Run:
         """Store a new QUEUED run and the Closes its gyms will be owed: one for each of ``spec.environment.gym_ids``
         when ``close_address`` is given. With a key that is known and an equal digest: the run of then, unchanged.
@@ -56,6 +58,7 @@ class RunRegistry(Protocol):
         Raises:
             IdempotencyConflict: the key is known with another digest.
             QueueFull: ``max_queued`` (> 0) runs are QUEUED already.
+            QuotaExceeded: ``max_unfinished`` (> 0) runs of this experiment have not ended.
         """
 
     def get(self, run_id: str) -> Run:
@@ -69,6 +72,7 @@ class RunRegistry(Protocol):
         states: Sequence[RunState] = (),
         experiment_id: str = "",
         algorithm: str = "",
+        parent_run_id: str = "",
     ) -> RunPage:
         """Newest first. Raises InvalidRequest for a token this registry did not give."""
 
@@ -103,12 +107,14 @@ class RunRegistry(Protocol):
         exported_path: str = "",
         timesteps_done: int | None = None,
         retry_in: float = 0.0,
+        forgiven: bool = False,
     ) -> bool:
         """Compare-and-set along an edge of ``states.EDGES``, and on ``lease_epoch`` when given.
 
         False: it was not legal from the state (or epoch) the run has now, and nothing was written. Sets started_at on
         the first RUNNING and finished_at on a terminal state; makes the run's owed Closes due on a terminal state;
-        clears the lease on leaving the active states. An INTERRUPTED run is due again after ``retry_in`` seconds.
+        clears the lease on leaving the active states. An INTERRUPTED run is due again after ``retry_in`` seconds; when
+        ``forgiven``, this attempt is not counted as fruitless. PAUSED is entered only while that is wished.
         """
 
     def report(
@@ -130,8 +136,26 @@ class RunRegistry(Protocol):
     def drop_checkpoint(self, run_id: str, timesteps: int) -> None:
         """Forget a checkpoint before its files are removed."""
 
-    def request_stop(self, run_id: str, *, immediate: bool) -> Run:
-        """Note the wish; QUEUED and INTERRUPTED runs become STOPPED at once. Terminal runs stay. Raises RunNotFound."""
+    def request_stop(self, run_id: str, *, immediate: bool, exported_path: str = "") -> Run:
+        """Note the wish; runs without a worker become STOPPED at once. Terminal runs stay. Raises RunNotFound.
+
+        Args:
+            exported_path: where the model of a run without a worker was exported.
+        """
+
+    def request_pause(self, run_id: str) -> Run:
+        """Note the wish; runs without a worker become PAUSED at once. Raises RunNotFound, RunEnded."""
+
+    def resume(self, run_id: str) -> Run:
+        """A PAUSED run is QUEUED, at its old place; a wish to pause is taken back. Raises RunNotFound, RunEnded."""
+
+    def delete(self, run_id: str) -> Run:
+        """Forget a run that has ended, its metrics and checkpoints; Closes that are owed stay owed. Gives what it was.
+
+        Raises:
+            RunNotFound, RunNotEnded.
+            RunInUse: an unfinished run was made of it.
+        """
 
     def interrupt_orphans(self, owner: str, reason: str) -> Sequence[Run]:
         """Make every active run that an earlier owner of the same place held (``<place>:<incarnation>``) INTERRUPTED
@@ -193,6 +217,25 @@ class ModelStore(Protocol):
 
     def discard(self, checkpoint: Checkpoint) -> None:
         """Remove a checkpoint's files; nothing happens when there are none."""
+
+    def remove_run(self, run_id: str) -> int:
+        """Remove every file of a run but exported models; gives the bytes that were freed."""
+
+    def run_ids(self) -> Sequence[str]:
+        """The runs that have files here."""
+
+    def strays(self, run_id: str, recorded: Collection[str] | None, age: float) -> Sequence[tuple[str, int]]:
+        """Path and bytes of every checkpoint of a run that is not ``recorded`` and older than ``age`` seconds.
+
+        Args:
+            recorded: paths; None: there is no such run, and its whole folder is meant.
+        """
+
+    def remove_stray(self, path: str) -> None:
+        """Remove what ``strays`` gave."""
+
+    def size_of_run(self, run_id: str) -> int:
+        """Bytes of the files of a run."""
 
     def export(self, checkpoint: Checkpoint, export_path: str) -> None:
         """Copy ``model.zip`` to ``export_path``, replacing atomically from a temporary file in another folder."""

@@ -35,7 +35,7 @@ class ReplayKeeper:
     def go_on(self, log: ReplayLog | None, kept: Sequence[Checkpoint]) -> None:
         """Follow a buffer that was read back; ``kept`` are the checkpoints whose parts must stay."""
         self._log = log
-        if log is not None:
+        if log is not None and log.run_id == self._run_id:
             earlier = [checkpoint for checkpoint in kept if checkpoint.timesteps]
             self._needed = {checkpoint.timesteps: replay_of(checkpoint, self._store) for checkpoint in earlier}
 

@@ -45,7 +45,7 @@ class ReplayLog:
     """
 
     def __init__(self, store: ModelStore, run_id: str, buffer: ReplayBuffer, *, timesteps: int, rows: int) -> None:
-        self._store, self._run_id, self._buffer = store, run_id, buffer
+        self._store, self.run_id, self._buffer = store, run_id, buffer
         self._timesteps, self._rows = timesteps, rows
         self._parts: list[_Part] = []
         self._saved = 0
@@ -61,7 +61,7 @@ class ReplayLog:
         for begin, end in self._cuts(first, rows):
             data = pack({name: _rows(values, begin, end, size) for name, values in _columns(self._buffer)})
             part = _Part(f"{begin:012d}-{end:012d}-{uuid4().hex[:8]}", begin, end, hashlib.sha256(data).hexdigest())
-            self._store.put_part(self._run_id, part.name, data)
+            self._store.put_part(self.run_id, part.name, data)
             self._parts.append(part)
         self._saved = rows
         self._parts = [part for part in self._parts if part.last > rows - size]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import secrets
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
-from auxilium_rl.core.dto import EnvironmentSource, EnvironmentSpec, Normalize, RunSpec
+from auxilium_rl.core.dto import EnvironmentSource, EnvironmentSpec, Limits, Normalize, Parent, RunSpec
 from auxilium_rl.core.errors import FieldViolation, InvalidRequest
 from auxilium_rl.core.hyperparameters import ALGORITHMS, check_together, parse_text, parse_typed
 from auxilium_rl.core.sources import MAX_ID, SourceDefaults, checked_gym_ids, resolve_source
@@ -45,6 +46,8 @@ class StartRequest:
             (``auxilium.v1``).
         seed: None: draw one.
         environment: as given; empty uri, no gym ids and zeros where nothing was said.
+        parent: the run that this one is made of, if any.
+        timesteps_done: what the parent did already, where this run goes on with it.
     """
 
     algorithm: str
@@ -59,6 +62,9 @@ class StartRequest:
     normalize: Normalize | None = None
     frame_stack: int = 0
     text: bool = False
+    limits: Limits = field(default_factory=Limits)
+    parent: Parent | None = None
+    timesteps_done: int = 0
 
 
 def gym_ids_in(request: StartRequest) -> tuple[str, ...]:
@@ -139,6 +145,7 @@ def build_spec(
     found.require(seed is None or 0 <= seed <= _MAX_SEED, "seed", f"{seed} given; 0 to {_MAX_SEED} is accepted")
     found.require(checkpoint_freq >= 0, "checkpoint_freq", f"{checkpoint_freq} given; 0 or more is accepted")
     _check_view(found, reserved)
+    _check_limits(found, request.limits)
     source = found.check(lambda: resolve_source(request.environment, gym_ids, lanes_given, defaults.source, negotiated))
     parse = parse_text if request.text else parse_typed
     parsed = (
@@ -164,6 +171,8 @@ def build_spec(
         policy=reserved.policy,
         normalize=reserved.normalize,
         frame_stack=max(reserved.frame_stack, 1),
+        limits=request.limits,
+        parent=request.parent,
     )
 
 
@@ -186,6 +195,19 @@ def _check_view(found: Violations, given: _Reserved) -> None:
             found.require(
                 0 < value < math.inf, f"normalize.{name}", f"{value} given; a finite number above 0 is accepted"
             )
+
+
+def _check_limits(found: Violations, limits: Limits) -> None:
+    memory, seconds = limits.memory_mb, limits.seconds
+    found.require(memory >= 0, "limits.memory_mb", f"{memory} given; a number of MiB is accepted, or 0 for no limit")
+    found.require(
+        memory <= 0 or sys.platform != "win32",
+        "limits.memory_mb",
+        f"{memory} given; a server on Windows accepts 0 only",
+    )
+    found.require(
+        0 <= seconds < math.inf, "limits.seconds", f"{seconds} given; seconds are accepted, or 0 for no limit"
+    )
 
 
 def _check_name(found: Violations, name: str, value: str) -> None:

@@ -18,7 +18,7 @@ from auxilium_rl.core.replay_log import ReplayLog
 from auxilium_rl.core.transplant import move_experience
 from auxilium_rl.wire.trees import InvalidTree, unpack
 
-__all__ = ["LEARNER_FILE", "REPLAY_FILE", "Resumption", "newest_whole", "replay_of"]
+__all__ = ["LEARNER_FILE", "REPLAY_FILE", "Resumption", "beginning_of", "replay_of"]
 
 LEARNER_FILE, REPLAY_FILE = "learner.npz", "replay.json"
 _log = structlog.get_logger(__name__)
@@ -37,8 +37,11 @@ class Resumption:
     state: dict[str, Any]
     replay: dict[str, Any] | None
 
-    def put_back(self, model: BaseAlgorithm, store: ModelStore) -> ReplayLog | None:
+    def put_back(self, model: BaseAlgorithm, store: ModelStore, run_id: str) -> ReplayLog | None:
         """Give a new model all that this checkpoint knows but the moment; gives the log of its replay buffer.
+
+        Args:
+            run_id: of the run that goes on; it keeps a replay buffer of its own, also when the checkpoint is another's.
 
         Raises:
             ModelCorrupt: the checkpoint is of another algorithm or shape, or a part of the buffer is damaged.
@@ -51,26 +54,59 @@ class Resumption:
         buffer: Any = getattr(model, "replay_buffer", None)
         if self.replay is None or buffer is None:
             return None
-        return self._restored(store, buffer, model.num_timesteps)
+        return self._restored(store, buffer, model.num_timesteps, run_id)
 
-    def _restored(self, store: ModelStore, buffer: ReplayBuffer, timesteps: int) -> ReplayLog:
-        kept, run_id = self.replay, self.checkpoint.run_id
+    def put_weights(self, model: BaseAlgorithm) -> None:
+        """Give a new model the weights and the normalisation of this checkpoint, nothing else. Raises ModelCorrupt."""
+        try:
+            learner_state.read_weights(model, self.model_zip)
+            learner_state.put_back_normalisation(model, self.state)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ModelCorrupt(f"the weights of {self.checkpoint.path} do not fit this run: {error}") from error
+
+    def _restored(self, store: ModelStore, buffer: ReplayBuffer, timesteps: int, run_id: str) -> ReplayLog:
+        kept, source = self.replay, self.checkpoint.run_id
         assert kept is not None
-        if kept["lanes"] == buffer.n_envs:
-            return ReplayLog.restored(store, run_id, buffer, kept, timesteps)
-        before = type(buffer)(
-            kept["size"] * kept["lanes"], buffer.observation_space, buffer.action_space, "cpu", n_envs=kept["lanes"]
-        )
-        ReplayLog.restored(store, run_id, before, kept, timesteps)
-        move_experience(before, buffer)
+        if kept["lanes"] == buffer.n_envs and kept["size"] == buffer.buffer_size:
+            log = ReplayLog.restored(store, source, buffer, kept, timesteps)
+            if source == run_id:
+                return log
+        else:
+            before = type(buffer)(
+                kept["size"] * kept["lanes"], buffer.observation_space, buffer.action_space, "cpu", n_envs=kept["lanes"]
+            )
+            ReplayLog.restored(store, source, before, kept, timesteps)
+            move_experience(before, buffer)
         rows = buffer.buffer_size if buffer.full else buffer.pos
         return ReplayLog(store, run_id, buffer, timesteps=timesteps, rows=rows)
 
 
-def newest_whole(run: Run, store: ModelStore, registry: RunRegistry) -> Resumption | None:
-    """The newest checkpoint of a run that can be gone on from; None: the run has made none, and begins.
+def beginning_of(run: Run, store: ModelStore, registry: RunRegistry) -> Resumption | None:
+    """Where a run goes on: its own newest checkpoint, or else its parent's; None: it begins from nothing.
+
+    Raises:
+        ModelCorrupt: every checkpoint is damaged; to begin again would throw away what was acknowledged.
+        RunNotFound: the parent is gone.
+        StoreUnavailable.
+    """
+    own = _newest_whole(run, store, registry)
+    parent = run.spec.parent
+    if own is not None or parent is None or parent.kind == "repeat":
+        return own
+    weights_do = parent.kind == "clone"
+    try:
+        return _newest_whole(registry.get(parent.run_id), store, registry, weights_do=weights_do)
+    except ModelCorrupt:  # the parent may be training, and have replaced what was read
+        return _newest_whole(registry.get(parent.run_id), store, registry, weights_do=weights_do)
+
+
+def _newest_whole(run: Run, store: ModelStore, registry: RunRegistry, *, weights_do: bool = False) -> Resumption | None:
+    """The newest checkpoint of a run that can be gone on from; None: the run has made none.
 
     Damaged ones are marked and reported.
+
+    Args:
+        weights_do: the initial checkpoint will do as well, for nothing but weights is wanted.
 
     Raises:
         ModelCorrupt: every checkpoint is damaged; to begin again would throw away what was acknowledged.
@@ -78,7 +114,7 @@ def newest_whole(run: Run, store: ModelStore, registry: RunRegistry) -> Resumpti
     """
     tried = 0
     for checkpoint in reversed(run.checkpoints):
-        if checkpoint.timesteps == 0:  # nothing was learned yet; to begin again comes to the same
+        if checkpoint.timesteps == 0 and not weights_do:  # nothing was learned; to begin again comes to the same
             continue
         if checkpoint.corrupt:
             tried += 1
@@ -96,6 +132,8 @@ def newest_whole(run: Run, store: ModelStore, registry: RunRegistry) -> Resumpti
 
 def _read(checkpoint: Checkpoint, store: ModelStore) -> Resumption:
     """Everything of a checkpoint, its replay buffer's parts included. Raises ModelCorrupt."""
+    if not checkpoint.timesteps:
+        return Resumption(checkpoint, store.read(checkpoint, "model.zip"), {"normalisation": {}}, None)
     try:
         state = unpack(store.read(checkpoint, LEARNER_FILE))
     except InvalidTree as error:

@@ -1,4 +1,4 @@
-"""What happens beside learning: checkpoints, stopping at boundaries, metrics. Only workers import this."""
+"""What happens beside learning: checkpoints, ending at boundaries, metrics. Only workers import this."""
 
 from __future__ import annotations
 
@@ -13,47 +13,11 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
 
+from auxilium_rl.core.control import Control, EndedEarly
 from auxilium_rl.core.dto import MetricPoint
-from auxilium_rl.core.errors import LeaseLost
 from auxilium_rl.core.ports import MetricStore, RunRegistry
 
-__all__ = ["Control", "EndedEarly", "ProgressReporter", "RunCallback"]
-
-
-class EndedEarly(Exception):
-    """Unwinds ``learn()``; ``command`` says on whose wish, ``at_boundary`` whether a run can go on from there."""
-
-    def __init__(self, command: str, *, at_boundary: bool = False) -> None:
-        super().__init__(command)
-        self.command, self.at_boundary = command, at_boundary
-
-
-class Control:
-    """What the server wishes of a worker: ``stop``, ``stop_now`` or ``interrupt``; set from the thread that listens.
-
-    Attributes:
-        moved_at: when the last step was taken, or waiting ended; ``time.monotonic()``.
-        waiting: the run waits for its simulator, and need not move.
-    """
-
-    def __init__(self) -> None:
-        self.command = ""
-        self.urgent = False
-        self.lease_lost = False
-        self.moved_at = time.monotonic()
-        self.waiting = False
-
-    def tell(self, command: str) -> None:
-        """Note a wish. ``stop_now`` does not wait for a learning boundary."""
-        if command not in {"stop", "stop_now", "interrupt"}:
-            raise ValueError(f"unknown command {command!r}")
-        self.command = "stop" if command == "stop_now" else command
-        self.urgent = self.urgent or command == "stop_now"
-
-    def lose_lease(self) -> None:
-        """The registry refused a write: the run belongs to another worker."""
-        self.lease_lost = True
-        self.urgent = True
+__all__ = ["ProgressReporter", "RunCallback"]
 
 
 class RunCallback(BaseCallback):
@@ -81,8 +45,9 @@ class RunCallback(BaseCallback):
         self._next_checkpoint = (done // checkpoint_freq + 1) * checkpoint_freq
 
     def _on_rollout_start(self) -> None:
-        if self._control.command:
-            raise EndedEarly(self._control.command, at_boundary=True)
+        command = self._control.command
+        if command:
+            raise EndedEarly(command, at_boundary=True)
         if self.model.num_timesteps >= self._next_checkpoint:
             self._next_checkpoint = (self.model.num_timesteps // self._freq + 1) * self._freq
             self._save("periodic")
@@ -93,9 +58,7 @@ class RunCallback(BaseCallback):
             first, self._on_first_step = self._on_first_step, None
             first()
         if self._control.urgent:
-            if self._control.lease_lost:
-                raise LeaseLost("another worker holds this run")
-            raise EndedEarly(self._control.command)
+            self._control.obey_now()
         return True
 
 

@@ -30,17 +30,17 @@ class RunState(str, Enum):
 _S = RunState
 TERMINAL = frozenset({_S.SUCCEEDED, _S.FAILED, _S.STOPPED})
 """States that never change."""
-ACTIVE = frozenset({_S.STARTING, _S.RUNNING, _S.WAITING, _S.PAUSED})
+ACTIVE = frozenset({_S.STARTING, _S.RUNNING, _S.WAITING})
 """States in which a worker holds the run."""
 
-_ENDS = frozenset({_S.SUCCEEDED, _S.FAILED, _S.STOPPED, _S.INTERRUPTED})
+_LEAVES = frozenset({_S.PAUSED, _S.INTERRUPTED, _S.FAILED, _S.STOPPED})
 EDGES: dict[RunState, frozenset[RunState]] = {
-    _S.QUEUED: frozenset({_S.STARTING, _S.STOPPED, _S.FAILED}),
-    _S.STARTING: frozenset({_S.RUNNING, _S.WAITING, _S.FAILED, _S.STOPPED, _S.INTERRUPTED}),
-    _S.RUNNING: _ENDS | {_S.WAITING, _S.PAUSED},
-    _S.WAITING: frozenset({_S.RUNNING, _S.PAUSED, _S.FAILED, _S.STOPPED, _S.INTERRUPTED}),
-    _S.PAUSED: frozenset({_S.RUNNING, _S.WAITING, _S.FAILED, _S.STOPPED, _S.INTERRUPTED}),
-    _S.INTERRUPTED: frozenset({_S.QUEUED, _S.STARTING, _S.FAILED, _S.STOPPED}),
+    _S.QUEUED: frozenset({_S.STARTING, _S.PAUSED, _S.STOPPED, _S.FAILED}),
+    _S.STARTING: _LEAVES | {_S.RUNNING, _S.WAITING},
+    _S.RUNNING: _LEAVES | {_S.WAITING, _S.SUCCEEDED},
+    _S.WAITING: _LEAVES | {_S.RUNNING},
+    _S.PAUSED: frozenset({_S.QUEUED, _S.STOPPED}),
+    _S.INTERRUPTED: frozenset({_S.STARTING, _S.PAUSED, _S.FAILED, _S.STOPPED}),
     _S.SUCCEEDED: frozenset(),
     _S.FAILED: frozenset(),
     _S.STOPPED: frozenset(),

@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from auxilium_rl.core.dto import EnvironmentSpec, Run
-from auxilium_rl.core.errors import AuxiliumError, Draining, InvalidRequest
+from auxilium_rl.core.errors import AuxiliumError, Draining, InvalidRequest, StoreUnavailable
 from auxilium_rl.core.ports import STALLED, Executor, ModelStore, RunRegistry, WorkerExit
 from auxilium_rl.core.requests import RequestDefaults, StartRequest, build_spec, check_environment_spec, gym_ids_in
 from auxilium_rl.core.states import ACTIVE, RunState
@@ -58,6 +58,7 @@ class TrainingOrchestrator:
         self._draining = threading.Event()
         self._closed = False
         self._retry_at = math.inf
+        self._reap_from = 0.0
         self._live: dict[tuple[str, int], str] = {}
         self._lock = threading.Lock()
         self._all_gone = threading.Condition(self._lock)
@@ -72,6 +73,7 @@ class TrainingOrchestrator:
         *,
         max_concurrent_runs: int,
         max_queued_runs: int,
+        max_unfinished_runs: int = 0,
         max_attempts: int = 3,
         lease: float = 30.0,
         place: str = "",
@@ -79,6 +81,7 @@ class TrainingOrchestrator:
         """Say on what the runs are kept and executed; once, before ``start``."""
         self.registry, self._executor, self.defaults = registry, executor, defaults
         self._max_concurrent, self._max_queued = max_concurrent_runs, max_queued_runs
+        self._max_unfinished = max_unfinished_runs
         self._max_attempts, self._lease = max_attempts, lease
         if place:  # what an earlier server at the same place held is nobody's
             self.owner = f"{place}:{self.owner}"
@@ -88,6 +91,7 @@ class TrainingOrchestrator:
         for run in self.registry.interrupt_orphans(self.owner, "the server that ran it went away"):
             _log.warning("run_interrupted", run_id=run.run_id, timesteps_done=run.timesteps_done)
         self._executor.start(self._worker_ended)
+        self._wake.set()
         self._thread.start()
 
     def negotiate(self, experiment_id: str, spec: EnvironmentSpec) -> None:
@@ -103,7 +107,7 @@ class TrainingOrchestrator:
         A refused start that names gym ids owes each of them a Close, since their simulator waits for it.
 
         Raises:
-            InvalidRequest, IdempotencyConflict, QueueFull, Draining, StoreUnavailable.
+            InvalidRequest, IdempotencyConflict, QueueFull, QuotaExceeded, Draining, StoreUnavailable.
         """
         try:
             if self._draining.is_set():
@@ -118,6 +122,8 @@ class TrainingOrchestrator:
                 request_digest=_digest(request),
                 close_address=address,
                 max_queued=self._max_queued,
+                max_unfinished=self._max_unfinished,
+                timesteps_done=request.timesteps_done,
             )
         except AuxiliumError:
             self._owe_closes(request)
@@ -127,11 +133,36 @@ class TrainingOrchestrator:
         return run
 
     def stop_run(self, run_id: str, *, immediate: bool = False) -> Run:
-        """Ask a run to stop. Raises RunNotFound."""
-        run = self.registry.request_stop(run_id, immediate=immediate)
+        """Ask a run to stop. Raises RunNotFound.
+
+        The model of a run that has no worker now is exported here.
+        """
+        exported = self._exported(self.registry.get(run_id))
+        run = self.registry.request_stop(run_id, immediate=immediate, exported_path=exported)
         self._executor.signal(run_id, "stop_now" if immediate else "stop")
         self.on_run_ended()
         return run
+
+    def pause_run(self, run_id: str) -> Run:
+        """Ask a run to save itself and give its place to others. Raises RunNotFound, RunEnded."""
+        run = self.registry.request_pause(run_id)
+        self._executor.signal(run_id, "pause")
+        return run
+
+    def resume_run(self, run_id: str) -> Run:
+        """Let a paused run go on, when its turn comes. Raises RunNotFound, RunEnded."""
+        run = self.registry.resume(run_id)
+        self._executor.signal(run_id, "go_on")
+        self._wake.set()
+        return run
+
+    def _exported(self, run: Run) -> str:
+        newest = run.newest_checkpoint
+        waits = run.state in {RunState.PAUSED, RunState.INTERRUPTED}
+        if not waits or not run.spec.export_path or newest is None or not newest.timesteps:
+            return ""
+        self.model_store.export(newest, run.spec.export_path)
+        return run.spec.export_path
 
     def drain(self, grace: float) -> bool:
         """Take no new runs and let workers save and leave. True: all left within ``grace`` seconds."""
@@ -186,9 +217,13 @@ class TrainingOrchestrator:
                     pass
             except AuxiliumError as error:
                 _log.error("dispatch_failed", error=error.message)
+                if isinstance(error, StoreUnavailable):  # nobody could renew a lease meanwhile
+                    self._reap_from = time.monotonic() + self._lease
 
     def _reap(self) -> None:
         """Take runs from workers whose lease ran out, whoever's they were."""
+        if time.monotonic() < self._reap_from:
+            return
         for run_id, epoch in self.registry.silent():
             # One of ours hangs, or is stopped; perhaps inside of a transaction, and then nobody could write before.
             self._executor.end(run_id, epoch)
@@ -254,9 +289,11 @@ class TrainingOrchestrator:
         """What becomes of a run whose worker died: the state, the error message, and seconds to the next attempt."""
         if self._draining.is_set():
             return RunState.INTERRUPTED, "", 0.0
-        if run.stop_requested:
+        if run.stop_requested in {"graceful", "immediate"}:
             done, total = run.timesteps_done, run.spec.total_timesteps
             return RunState.STOPPED, f"stopped on request at {done} of {total} timesteps; {why}", 0.0
+        if run.stop_requested == "pause":
+            return RunState.PAUSED, "", 0.0
         fruitless = run.fruitless_attempts
         if fruitless >= self._max_attempts:
             return RunState.FAILED, self._poison(run, why), 0.0

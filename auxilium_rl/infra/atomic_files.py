@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from auxilium_rl.core.errors import StoreUnavailable
 
-__all__ = ["disk_errors", "fsync_file", "fsync_folder", "probe_folder", "sha256_of"]
+__all__ = [
+    "disk_errors",
+    "fsync_file",
+    "fsync_folder",
+    "newest_change",
+    "probe_folder",
+    "sha256_of",
+    "size_of",
+]
 
 _PROBE_BYTES = 4096
 _CHUNK = 1 << 20
@@ -62,3 +70,21 @@ def probe_folder(folder: Path) -> None:
                 os.fsync(file.fileno())
         finally:
             path.unlink(missing_ok=True)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below a folder; those that vanish meanwhile count nothing."""
+    return sum(status.st_size for status in _below(folder))
+
+
+def newest_change(folder: Path) -> float:
+    """When a folder, or a file in it, was changed last; seconds since 1970, 0 when there is none."""
+    return max((status.st_mtime for status in _below(folder)), default=0.0)
+
+
+def _below(folder: Path) -> Iterator[os.stat_result]:
+    for path in (folder, *folder.rglob("*")):
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            if path == folder or not path.is_dir():
+                yield status

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     JsonConfigSettingsSource,
@@ -22,7 +22,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-__all__ = ["EnvConfig", "ServiceConfig", "Settings"]
+__all__ = ["EnvConfig", "ServiceConfig", "Settings", "setting_errors"]
 
 CONFIG_VARIABLE = "AUXILIUM_CONFIG"
 
@@ -89,9 +89,18 @@ class Settings(BaseSettings):
         description="Workers of a run that may die without a new checkpoint; then it is FAILED.",
     )
     max_queued_runs: int = Field(1000, ge=1, description="Runs that may wait; one more is refused.")
+    max_unfinished_runs_per_experiment: int = Field(
+        0, ge=0, description="Runs of one experiment that may be under way or wait; 0: as many as fit."
+    )
     worker_torch_threads: int = Field(1, ge=1, description="Torch threads of a worker.")
     checkpoint_freq: int = Field(10_000, ge=1, description="Timesteps between checkpoints.")
     checkpoint_keep: int = Field(3, ge=1, description="Newest checkpoints of a run that stay.")
+    checkpoint_keep_best: int = Field(
+        1, ge=0, description="Checkpoints of a run with the best mean return of then that stay as well."
+    )
+    retention_days: float = Field(0.0, ge=0, description="Days after which ended runs are deleted; 0: never.")
+    retention_keep_last: int = Field(0, ge=0, description="Newest ended runs of an experiment that stay all the same.")
+    retention_keep_best: int = Field(0, ge=0, description="Best ended runs of an experiment that stay all the same.")
     act_cache_models: int = Field(32, ge=1, description="Loaded policies kept for Act.")
     shutdown_grace: float = Field(25.0, ge=0, description="Seconds runs have to save at shutdown.")
     health_probe_interval: float = Field(2.0, gt=0, description="Seconds between write probes of database and store.")
@@ -193,3 +202,10 @@ class EnvConfig:
     observation_dim: int = 4
     action_dim: int = 4
     max_steps: int = 500
+
+
+def setting_errors(error: Exception) -> str:
+    """What is wrong with which setting, without its value where that may be a secret."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors(include_input=False))

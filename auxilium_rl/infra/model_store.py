@@ -20,7 +20,15 @@ import fsspec
 
 from auxilium_rl.core.dto import Checkpoint
 from auxilium_rl.core.errors import ModelCorrupt, StoreUnavailable
-from auxilium_rl.infra.atomic_files import disk_errors, fsync_file, fsync_folder, probe_folder, sha256_of
+from auxilium_rl.infra.atomic_files import (
+    disk_errors,
+    fsync_file,
+    fsync_folder,
+    newest_change,
+    probe_folder,
+    sha256_of,
+    size_of,
+)
 from auxilium_rl.infra.export_paths import export_target
 
 __all__ = ["MANIFEST", "ModelStore"]
@@ -134,6 +142,37 @@ class ModelStore:
     def discard(self, checkpoint: Checkpoint) -> None:
         """See ``core.ports.ModelStore``."""
         shutil.rmtree(checkpoint.path, ignore_errors=True)
+
+    def run_ids(self) -> list[str]:
+        """See ``core.ports.ModelStore``."""
+        with disk_errors(f"{self.checkpoint_dir} cannot be listed"):
+            return sorted(p.name for p in self.checkpoint_dir.iterdir() if p.is_dir() and _RUN_ID.fullmatch(p.name))
+
+    def size_of_run(self, run_id: str) -> int:
+        """See ``core.ports.ModelStore``."""
+        return size_of(self._part(run_id, "any").parent.parent)
+
+    def remove_run(self, run_id: str) -> int:
+        """See ``core.ports.ModelStore``."""
+        folder = self._part(run_id, "any").parent.parent
+        size = size_of(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        return size
+
+    def strays(self, run_id: str, recorded: Collection[str] | None, age: float) -> list[tuple[str, int]]:
+        """See ``core.ports.ModelStore``."""
+        folder = self._part(run_id, "any").parent.parent
+        if recorded is None:
+            found = [folder]
+        else:
+            found = [p for p in sorted(folder.glob("*")) if p.name != _PARTS and p.as_posix() not in recorded]
+        return [(path.as_posix(), size_of(path)) for path in found if time.time() - newest_change(path) > age]
+
+    def remove_stray(self, path: str) -> None:
+        """See ``core.ports.ModelStore``."""
+        if not Path(path).is_relative_to(self.checkpoint_dir) or ".." in Path(path).parts:
+            raise ValueError(f"{path!r} is not in {self.checkpoint_dir}")
+        shutil.rmtree(path, ignore_errors=True)
 
     def export(self, checkpoint: Checkpoint, export_path: str) -> None:
         """See ``core.ports.ModelStore``."""

@@ -18,13 +18,15 @@ from typing import IO, Any
 
 import structlog
 
+from auxilium_rl.core.control import Control, EndedEarly
 from auxilium_rl.core.dto import Run
-from auxilium_rl.core.errors import AuxiliumError, LeaseLost
-from auxilium_rl.core.heartbeat import LOST, Heartbeat
+from auxilium_rl.core.endurance import Endurance
+from auxilium_rl.core.errors import AuxiliumError, LeaseLost, StoreUnavailable
+from auxilium_rl.core.heartbeat import LOST, WISHES, Heartbeat
 from auxilium_rl.core.learning import Learner
+from auxilium_rl.core.limits import LimitWatch
 from auxilium_rl.core.patience import RunPatience
-from auxilium_rl.core.resuming import newest_whole
-from auxilium_rl.core.run_callback import Control, EndedEarly
+from auxilium_rl.core.resuming import beginning_of
 from auxilium_rl.core.states import RunState
 from auxilium_rl.infra.config import Settings
 from auxilium_rl.infra.environments import open_lanes
@@ -64,30 +66,46 @@ class _Worker:
             stall=self.settings.stall_timeout,
         )
         heartbeat.start()
+        limits = LimitWatch(self.run, self.registry, self.control)
+        limits.start()
+        endurance = Endurance(self.run, self.registry, self.control)
         try:
-            fields = self._train()
+            fields = self._train(endurance)
         except LeaseLost as lost:
             _log.error("run_left_to_another", reason=lost.message)
             return LOST
+        except EndedEarly as early:  # while it waited for a simulator or its store
+            fields = self._ending(early.command, self.run.timesteps_done)
         except BaseException as error:  # noqa: BLE001 - whatever it was, the run must say so
             _log.exception("run_failed")
             fields = {"target": RunState.FAILED, "error_message": _explain(error), "log_tail": self._log_tail()}
-        ended = self.registry.transition(self.run.run_id, epoch=self.run.lease_epoch, **fields)
+        limits.stop()
+        try:
+            ended = endurance.until_it_works(lambda: self._write_end(fields))
+        except EndedEarly:
+            _log.error("end_not_written", state=str(fields["target"]))
+            return 1
         _log.info("run_ended", state=str(fields["target"]), written=ended)
         heartbeat.stop()
         return 0 if ended else LOST
 
-    def _train(self) -> dict[str, Any]:
+    def _write_end(self, fields: dict[str, Any]) -> bool:
+        run_id, epoch = self.run.run_id, self.run.lease_epoch
+        if self.registry.transition(run_id, epoch=epoch, **fields):
+            return True
+        if fields["target"] is not RunState.PAUSED:
+            return False
+        again = {**fields, "target": RunState.INTERRUPTED, "reason": "no pause is wished any more"}
+        return self.registry.transition(run_id, epoch=epoch, **again)
+
+    def _train(self, endurance: Endurance) -> dict[str, Any]:
         spec, settings = self.run.spec, self.settings
-        store = ModelStore(settings.models_folder, settings.checkpoint_folder, export_root=settings.export_root)
+        store = endurance.until_it_works(
+            lambda: ModelStore(settings.models_folder, settings.checkpoint_folder, export_root=settings.export_root)
+        )
         patience = RunPatience(self.run, self.registry, self.control, settings.sim_wait_limit)
-        try:
-            resumption = newest_whole(self.run, store, self.registry)
-            lanes = open_lanes(
-                spec.environment, settings, patience, self.factory, spec.experiment_id, self.gateway, self
-            )
-        except EndedEarly as early:  # told to end while it waited for a simulator
-            return _ending(early.command, self.run.timesteps_done, spec.total_timesteps, "")
+        resumption = endurance.until_it_works(lambda: beginning_of(self.run, store, self.registry))
+        lanes = open_lanes(spec.environment, settings, patience, self.factory, spec.experiment_id, self.gateway, self)
         try:
             learner = Learner(
                 self.run,
@@ -96,15 +114,17 @@ class _Worker:
                 metrics=self.metrics,
                 store=store,
                 control=self.control,
+                endurance=endurance,
                 checkpoint_keep=settings.checkpoint_keep,
+                keep_best=settings.checkpoint_keep_best,
                 tensorboard_dir=settings.logs_folder / self.run.run_id / "tensorboard",
                 resumption=resumption,
             )
             outcome = learner.learn()
-            exported = "" if outcome.command == "interrupt" else learner.export()
+            exported = "" if outcome.command in {"interrupt", "pause"} else learner.export()
         finally:
             lanes.close()
-        return _ending(outcome.command, outcome.timesteps_done, spec.total_timesteps, exported)
+        return self._ending(outcome.command, outcome.timesteps_done, exported)
 
     def recall(self) -> tuple[str, bytes]:
         """See ``SessionMemory``."""
@@ -114,24 +134,28 @@ class _Worker:
     def remember(self, session_id: str, resume_token: bytes) -> None:
         """See ``SessionMemory``."""
         session = json.dumps({"session_id": session_id, "resume_token": resume_token.hex()})
-        self.registry.put_simulator_session(self.run.run_id, self.run.lease_epoch, session)
+        try:
+            self.registry.put_simulator_session(self.run.run_id, self.run.lease_epoch, session)
+        except StoreUnavailable as error:  # the next worker would begin a session of its own
+            _log.warning("simulator_session_not_noted", reason=error.message)
+
+    def _ending(self, command: str, done: int, exported: str = "") -> dict[str, Any]:
+        """The transition that the run ends with, or leaves this worker."""
+        if command == "interrupt":
+            reason = "the server shut down"
+            return {"target": RunState.INTERRUPTED, "reason": reason, "timesteps_done": done, "forgiven": True}
+        if command == "pause":
+            reason = "paused on request"
+            return {"target": RunState.PAUSED, "reason": reason, "timesteps_done": done, "forgiven": True}
+        fields: dict[str, Any] = {"target": RunState.SUCCEEDED, "timesteps_done": done, "exported_path": exported}
+        if command == "stop":
+            why = f"stopped {self.control.stopped_why} at {done} of {self.run.spec.total_timesteps} timesteps"
+            fields |= {"target": RunState.STOPPED, "error_message": why}
+        return fields
 
     def _log_tail(self) -> str:
         sys.stderr.flush()
         return log_tail(self.settings.logs_folder / self.run.run_id / "worker.log")
-
-
-def _ending(command: str, done: int, total: int, exported: str) -> dict[str, Any]:
-    """The transition that a run ends with."""
-    if command == "interrupt":
-        return {"target": RunState.INTERRUPTED, "reason": "the server shut down", "timesteps_done": done}
-    fields: dict[str, Any] = {"target": RunState.SUCCEEDED, "timesteps_done": done, "exported_path": exported}
-    if command == "stop":
-        fields |= {
-            "target": RunState.STOPPED,
-            "error_message": f"stopped on request at {done} of {total} timesteps",
-        }
-    return fields
 
 
 def _explain(error: BaseException) -> str:
@@ -163,8 +187,7 @@ def main() -> int:
     run = registry.get(job["run_id"])
     if run.lease_epoch != job["epoch"]:
         return LOST
-    if run.stop_requested:
-        control.tell("stop_now" if run.stop_requested == "immediate" else "stop")
+    control.tell(WISHES[run.stop_requested])
     _set_threads(settings.worker_torch_threads)
     gateway = GatewayAddress(job["gateway"][0], job["gateway"][1], run.run_id)
     factory = _factory(job["adapter_factory"])

@@ -11,18 +11,27 @@ from google.protobuf import json_format, struct_pb2, timestamp_pb2
 
 from auxilium_rl.core.algorithm_info import AlgorithmInfo
 from auxilium_rl.core.attachments import AttachedInfo
-from auxilium_rl.core.dto import Checkpoint, EnvironmentSource, MetricPoint, Normalize, Run
+from auxilium_rl.core.dto import Checkpoint, EnvironmentSource, Limits, MetricPoint, Normalize, Run
 from auxilium_rl.core.errors import InvalidRequest
+from auxilium_rl.core.housekeeping import Garbage
+from auxilium_rl.core.lineage import Changes
 from auxilium_rl.core.requests import StartRequest
 from auxilium_rl.core.states import ACTIVE, RunState
 from generated.auxilium.v1 import runs_pb2 as pb
 
-__all__ = ["algorithm_message", "metric_message", "run_message", "start_request", "states_of"]
+__all__ = [
+    "algorithm_message",
+    "changes_of",
+    "garbage_message",
+    "metric_message",
+    "run_message",
+    "start_request",
+    "states_of",
+]
 
 
 def start_request(message: pb.StartRunRequest) -> StartRequest:
     """What a StartRun asks for."""
-    env = message.environment
     return StartRequest(
         algorithm=message.algorithm,
         experiment_id=message.experiment_id,
@@ -30,13 +39,33 @@ def start_request(message: pb.StartRunRequest) -> StartRequest:
         seed=message.seed if message.HasField("seed") else None,
         hyperparameters=_values(message.hyperparameters),
         model_output_path=message.model_output_path,
-        environment=EnvironmentSource(
-            env.uri, env.lanes, tuple(env.gym_ids), env.observation_dim, env.action_dim, env.max_steps, env.min_lanes
-        ),
+        environment=_source(message.environment),
         checkpoint_freq=message.checkpoint_freq,
         policy=message.policy,
         normalize=_normalize(message.normalize) if message.HasField("normalize") else None,
         frame_stack=message.frame_stack,
+        limits=Limits(message.limits.memory_mb, message.limits.seconds),
+    )
+
+
+def changes_of(message: pb.RetryRunRequest | pb.ExtendRunRequest | pb.CloneRunRequest) -> Changes:
+    """What shall be otherwise in a run that is made of another."""
+    environment = _source(message.environment) if message.HasField("environment") else None
+    if not isinstance(message, pb.CloneRunRequest):
+        return Changes(environment=environment)
+    return Changes(
+        experiment_id=message.experiment_id,
+        total_timesteps=message.total_timesteps,
+        seed=message.seed if message.HasField("seed") else None,
+        hyperparameters=_values(message.hyperparameters),
+        environment=environment,
+        model_output_path=message.model_output_path,
+    )
+
+
+def _source(env: pb.EnvironmentSource) -> EnvironmentSource:
+    return EnvironmentSource(
+        env.uri, env.lanes, tuple(env.gym_ids), env.observation_dim, env.action_dim, env.max_steps, env.min_lanes
     )
 
 
@@ -114,6 +143,9 @@ def run_message(run: Run, tensorboard_dir: str = "", simulators: Sequence[Attach
         queue_position=run.queue_position,
         tensorboard_dir=tensorboard_dir,
         simulators=[_simulator(info) for info in simulators],
+        parent_run_id=spec.parent.run_id if spec.parent else "",
+        parent_kind=spec.parent.kind if spec.parent else "",
+        limits=pb.Limits(**asdict(spec.limits)) if any(asdict(spec.limits).values()) else None,
     )
 
 
@@ -140,6 +172,11 @@ def algorithm_message(info: AlgorithmInfo) -> pb.Algorithm:
     )
 
 
+def garbage_message(found: Garbage) -> pb.Garbage:
+    """Something that was removed, or would be."""
+    return pb.Garbage(**asdict(found))
+
+
 def _checkpoint(checkpoint: Checkpoint) -> pb.Checkpoint:
     return pb.Checkpoint(
         timesteps=checkpoint.timesteps,
@@ -147,6 +184,8 @@ def _checkpoint(checkpoint: Checkpoint) -> pb.Checkpoint:
         sha256=checkpoint.sha256,
         created_at=_time(checkpoint.created_at),
         kind=checkpoint.kind,
+        corrupt=checkpoint.corrupt,
+        score=checkpoint.score,
     )
 
 

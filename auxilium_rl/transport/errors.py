@@ -8,7 +8,8 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 import structlog
-from google.protobuf import any_pb2
+from google.protobuf import duration_pb2
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -24,8 +25,13 @@ STATUS_OF: dict[type[errors.AuxiliumError], grpc.StatusCode] = {
     errors.RunNotFound: grpc.StatusCode.NOT_FOUND,
     errors.ModelNotReady: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ModelCorrupt: grpc.StatusCode.DATA_LOSS,
+    errors.RunEnded: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.RunNotEnded: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.RunInUse: grpc.StatusCode.FAILED_PRECONDITION,
     errors.IdempotencyConflict: grpc.StatusCode.ALREADY_EXISTS,
     errors.QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.QuotaExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.LimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.StreamsExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Draining: grpc.StatusCode.UNAVAILABLE,
     errors.StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
@@ -57,19 +63,31 @@ def abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
     """End a call with the status of ``error``."""
     message = public_message(error)
     code = STATUS_OF[type(error)] if isinstance(error, errors.AuxiliumError) else grpc.StatusCode.INTERNAL
-    detail = any_pb2.Any()
+    status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message)
+    for detail in _details(error):
+        status.details.add().Pack(detail)
+    context.abort_with_status(rpc_status.to_status(status))
+    raise AssertionError("abort_with_status returned")
+
+
+def _details(error: Exception) -> list[Message]:
+    """What programs may read of an error."""
     if isinstance(error, errors.InvalidRequest):
         violations = [
             error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
             for v in error.violations
         ]
-        detail.Pack(error_details_pb2.BadRequest(field_violations=violations))
-    else:
-        reason = error.reason if isinstance(error, errors.AuxiliumError) else "INTERNAL"
-        detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=_DOMAIN))
-    status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message, details=[detail])
-    context.abort_with_status(rpc_status.to_status(status))
-    raise AssertionError("abort_with_status returned")
+        return [error_details_pb2.BadRequest(field_violations=violations)]
+    reason = error.reason if isinstance(error, errors.AuxiliumError) else "INTERNAL"
+    found: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain=_DOMAIN)]
+    if isinstance(error, errors.QueueFull):
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(error.retry_after * 1000))
+        found.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if isinstance(error, errors.QuotaExceeded):
+        quota = error_details_pb2.QuotaFailure.Violation(subject=error.subject, description=error.message)
+        found.append(error_details_pb2.QuotaFailure(violations=[quota]))
+    return found
 
 
 def answers_with_status(method: _Method) -> _Method:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from itertools import product
 from pathlib import Path
 
@@ -16,71 +15,17 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import MetaData, String, Table, insert, make_url
+from sqlalchemy import MetaData, String, Table, insert
 
-from auxilium_rl.core.dto import Checkpoint, EnvironmentSource, EnvironmentSpec, MetricPoint, RunSpec
+from auxilium_rl.core.dto import Checkpoint, EnvironmentSpec, MetricPoint
 from auxilium_rl.core.errors import IdempotencyConflict, InvalidRequest, QueueFull, RunNotFound, StoreUnavailable
 from auxilium_rl.core.states import ACTIVE, EDGES, TERMINAL, RunState
 from auxilium_rl.infra.sql.database import HEAD, migrate, open_database, writing
 from auxilium_rl.infra.sql.metrics import SqlMetricStore
 from auxilium_rl.infra.sql.migrating import alembic_config
 from auxilium_rl.infra.sql.registry import SqlRunRegistry
-from auxilium_rl.infra.sql.tables import admission, metadata
-from tests.databases import KINDS, database
-
-SPEC = RunSpec("experiment", "ppo", EnvironmentSource("grpc://h:1", 2, ("a", "b"), 4, 2, 500), 100, 0, {"gamma": 0.9})
-NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
-# how a run comes into each state
-WAYS: dict[RunState, tuple[RunState, ...]] = {
-    RunState.QUEUED: (),
-    RunState.STARTING: (RunState.STARTING,),
-    RunState.RUNNING: (RunState.STARTING, RunState.RUNNING),
-    RunState.WAITING: (RunState.STARTING, RunState.WAITING),
-    RunState.PAUSED: (RunState.STARTING, RunState.RUNNING, RunState.PAUSED),
-    RunState.INTERRUPTED: (RunState.STARTING, RunState.INTERRUPTED),
-    RunState.SUCCEEDED: (RunState.STARTING, RunState.RUNNING, RunState.SUCCEEDED),
-    RunState.FAILED: (RunState.FAILED,),
-    RunState.STOPPED: (RunState.STOPPED,),
-}
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with database(request.param, tmp_path_factory.mktemp("registry")) as url:
-        yield url
-
-
-@pytest.fixture
-def empty(place: str, tmp_path: Path) -> Iterator[str]:
-    """A database without any table."""
-    with database(make_url(place).get_backend_name(), tmp_path) as url:
-        yield url
-
-
-@pytest.fixture
-def url(place: str) -> str:
-    """A database of today's schema, without any row but the one of ``admission``."""
-    engine = open_database(place)
-    migrate(engine)
-    with writing(engine) as connection:
-        for table in reversed(metadata.sorted_tables):
-            if table is not admission:
-                connection.execute(table.delete())
-    engine.dispose()
-    return place
-
-
-@pytest.fixture
-def registry(url: str) -> Iterator[SqlRunRegistry]:
-    engine = open_database(url)
-    yield SqlRunRegistry(engine)
-    engine.dispose()
-
-
-def create(registry: SqlRunRegistry, state: RunState = RunState.QUEUED, run_id: str = "r") -> None:
-    registry.create(run_id, SPEC, close_address="h:1")
-    for step in WAYS[state]:
-        assert registry.transition(run_id, step)
+from auxilium_rl.infra.sql.tables import metadata
+from tests.contract.conftest import NOW, SPEC, create
 
 
 @pytest.mark.parametrize(("source", "target"), list(product(RunState, RunState)))
@@ -89,6 +34,11 @@ def test_every_edge(registry: SqlRunRegistry, source: RunState, target: RunState
     before = registry.get("r")
     assert before.state == source
     legal = target in EDGES[source]
+    if target is RunState.PAUSED and source in ACTIVE:
+        before = registry.request_pause("r")
+    if target is RunState.PAUSED and legal and source not in ACTIVE:  # it has no worker that could write this
+        assert registry.request_pause("r").state is RunState.PAUSED
+        return
     assert registry.transition("r", target, error_message="why") is legal
     after = registry.get("r")
     assert after == before if not legal else (after.state, after.error_message) == (target, "why")
@@ -100,7 +50,7 @@ def test_every_edge(registry: SqlRunRegistry, source: RunState, target: RunState
 def test_stop_request(registry: SqlRunRegistry, state: RunState) -> None:
     create(registry, state)
     run = registry.request_stop("r", immediate=False)
-    if state in {RunState.QUEUED, RunState.INTERRUPTED}:
+    if state in {RunState.QUEUED, RunState.INTERRUPTED, RunState.PAUSED}:
         assert (run.state, run.error_message) == (RunState.STOPPED, "stopped on request at 0 of 100 timesteps")
     else:
         assert run.state == state

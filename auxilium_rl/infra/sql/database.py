@@ -13,13 +13,14 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 
 from auxilium_rl.core.errors import StoreUnavailable
 
-__all__ = ["HEAD", "migrate", "open_database", "reading", "writing"]
+__all__ = ["HEAD", "migrate", "open_database", "reading", "schema_version", "writing"]
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration; known here so that a server whose schema is up to date need not import Alembic (0.15 s)."""
 
 _BUSY_TIMEOUT_MS = 30_000
 _IDLE_TIMEOUT_MS = 15_000
+_MIGRATION_WAIT_S = 60
 
 
 def open_database(url: str) -> Engine:
@@ -104,20 +105,47 @@ def _translated() -> Iterator[None]:
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the schema to ``HEAD``. Several processes may do so at once. Raises StoreUnavailable."""
-    with reading(engine) as connection:
-        if _version(connection) == HEAD:
-            return
+    """Bring the schema to ``HEAD``. Several processes may do so at once; one does it.
+
+    Raises:
+        StoreUnavailable: the database cannot be used, or its schema is newer than this program.
+    """
+    version = schema_version(engine)
+    if version == HEAD:
+        return
+    if version is not None and version > HEAD:
+        raise StoreUnavailable(
+            f"the database has schema {version}, but this program knows schemas up to {HEAD}; "
+            "upgrade the program, or use the database of its own version"
+        )
     from auxilium_rl.infra.sql.migrating import upgrade
 
-    with writing(engine) as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(4711206)"))
+    with _alone(engine) as connection:
         upgrade(connection)
 
 
-def _version(connection: Connection) -> str | None:
-    if not inspect(connection).has_table("alembic_version"):
-        return None
-    version: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    return version
+@contextmanager
+def _alone(engine: Engine) -> Iterator[Connection]:
+    """A connection in a transaction, while no other process migrates."""
+    with writing(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(4711206)"))
+        if engine.dialect.name not in {"mysql", "mariadb"}:
+            yield connection
+            return
+        # Every change of a table ends the transaction there, so the lock must be the session's.
+        if connection.execute(text(f"SELECT GET_LOCK('auxilium_migrate', {_MIGRATION_WAIT_S})")).scalar() != 1:
+            raise StoreUnavailable(f"another server migrates the database, for longer than {_MIGRATION_WAIT_S} s")
+        try:
+            yield connection
+        finally:
+            connection.execute(text("SELECT RELEASE_LOCK('auxilium_migrate')"))
+
+
+def schema_version(engine: Engine) -> str | None:
+    """The schema that a database has; None: it has none. Raises StoreUnavailable."""
+    with reading(engine) as connection:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        version: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        return version

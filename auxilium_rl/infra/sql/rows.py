@@ -41,6 +41,7 @@ def run_of(row: Any, kept: Sequence[Checkpoint], queue_position: int) -> Run:
         checkpoints=tuple(kept),
         fruitless_attempts=row.fruitless_attempts,
         simulator_session=row.simulator_session,
+        active_seconds=row.active_seconds,
     )
 
 
@@ -61,6 +62,7 @@ def checkpoint_of(row: Any) -> Checkpoint:
         size=row.size,
         created_at=from_micros(row.created_at),
         corrupt=row.corrupt,
+        score=row.score,
     )
 
 
@@ -75,4 +77,5 @@ def checkpoint_row(checkpoint: Checkpoint) -> dict[str, Any]:
         "kind": checkpoint.kind,
         "size": checkpoint.size,
         "created_at": to_micros(checkpoint.created_at),
+        "score": checkpoint.score,
     }

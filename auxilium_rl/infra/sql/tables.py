@@ -64,12 +64,18 @@ runs = Table(
     # By the database's clock; NULL: no worker holds the run.
     Column("lease_expires_at", _Time),
     Column("simulator_session", String(2048), nullable=False, default="", server_default=""),
+    Column("parent_run_id", String(64), nullable=False, default="", server_default="", index=True),
+    # Before attempt_started_at, since MariaDB assigns in this order and the one is added to the other.
+    Column("active_seconds", Double, nullable=False, default=0.0, server_default="0"),
+    Column("attempt_started_at", _Time),
     Column("created_at", _Time, nullable=False),
     Column("updated_at", _Time, nullable=False),
     Column("started_at", _Time),
     Column("finished_at", _Time),
     Index(None, "state", "number"),
     Index(None, "output_path_digest", "finished_at"),
+    Index(None, "experiment_id", "number"),
+    Index(None, "algorithm", "number"),
 )
 
 checkpoints = Table(
@@ -84,6 +90,7 @@ checkpoints = Table(
     Column("size", BigInteger, nullable=False),
     Column("created_at", _Time, nullable=False),
     Column("corrupt", String(1024), nullable=False, default="", server_default=""),
+    Column("score", Double),
 )
 
 metrics = Table(

@@ -37,9 +37,9 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     RUN_STATE_RUNNING: _RunState.ValueType  # 3
     """steps are taken"""
     RUN_STATE_WAITING: _RunState.ValueType  # 4
-    """the simulator is away"""
+    """the simulator is away, or the store cannot be written; goes on by itself"""
     RUN_STATE_PAUSED: _RunState.ValueType  # 5
-    """paused on request"""
+    """paused on request; has no worker"""
     RUN_STATE_INTERRUPTED: _RunState.ValueType  # 6
     """its worker or server went away; the last checkpoint is kept"""
     RUN_STATE_SUCCEEDED: _RunState.ValueType  # 7
@@ -60,9 +60,9 @@ RUN_STATE_STARTING: RunState.ValueType  # 2
 RUN_STATE_RUNNING: RunState.ValueType  # 3
 """steps are taken"""
 RUN_STATE_WAITING: RunState.ValueType  # 4
-"""the simulator is away"""
+"""the simulator is away, or the store cannot be written; goes on by itself"""
 RUN_STATE_PAUSED: RunState.ValueType  # 5
-"""paused on request"""
+"""paused on request; has no worker"""
 RUN_STATE_INTERRUPTED: RunState.ValueType  # 6
 """its worker or server went away; the last checkpoint is kept"""
 RUN_STATE_SUCCEEDED: RunState.ValueType  # 7
@@ -163,6 +163,32 @@ class Normalize(_message.Message):
 Global___Normalize: _TypeAlias = Normalize  # noqa: Y015
 
 @_typing.final
+class Limits(_message.Message):
+    """What a run may take at most."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_MB_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    memory_mb: _builtins.int
+    """resident memory of its worker, in MiB; above it the run FAILs; 0: no limit"""
+    seconds: _builtins.float
+    """time with a worker, over all attempts; then it is STOPPED, its model saved; 0: no limit"""
+    def __init__(
+        self,
+        *,
+        memory_mb: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_mb", b"memory_mb", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Limits: _TypeAlias = Limits  # noqa: Y015
+
+@_typing.final
 class StartRunRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -178,6 +204,7 @@ class StartRunRequest(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     NORMALIZE_FIELD_NUMBER: _builtins.int
     FRAME_STACK_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     experiment_id: _builtins.str
     """groups runs; must not be empty"""
     algorithm: _builtins.str
@@ -206,6 +233,8 @@ class StartRunRequest(_message.Message):
     def normalize(self) -> Global___Normalize:
         """absent: nothing is normalised"""
 
+    @_builtins.property
+    def limits(self) -> Global___Limits: ...
     def __init__(
         self,
         *,
@@ -221,10 +250,11 @@ class StartRunRequest(_message.Message):
         policy: _builtins.str = ...,
         normalize: Global___Normalize | None = ...,
         frame_stack: _builtins.int = ...,
+        limits: Global___Limits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "environment", b"environment", "hyperparameters", b"hyperparameters", "normalize", b"normalize", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "environment", b"environment", "hyperparameters", b"hyperparameters", "limits", b"limits", "normalize", b"normalize", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "algorithm", b"algorithm", "checkpoint_freq", b"checkpoint_freq", "environment", b"environment", "experiment_id", b"experiment_id", "frame_stack", b"frame_stack", "hyperparameters", b"hyperparameters", "idempotency_key", b"idempotency_key", "model_output_path", b"model_output_path", "normalize", b"normalize", "policy", b"policy", "seed", b"seed", "total_timesteps", b"total_timesteps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "algorithm", b"algorithm", "checkpoint_freq", b"checkpoint_freq", "environment", b"environment", "experiment_id", b"experiment_id", "frame_stack", b"frame_stack", "hyperparameters", b"hyperparameters", "idempotency_key", b"idempotency_key", "limits", b"limits", "model_output_path", b"model_output_path", "normalize", b"normalize", "policy", b"policy", "seed", b"seed", "total_timesteps", b"total_timesteps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
@@ -260,6 +290,7 @@ class ListRunsRequest(_message.Message):
     STATES_FIELD_NUMBER: _builtins.int
     EXPERIMENT_ID_FIELD_NUMBER: _builtins.int
     ALGORITHM_FIELD_NUMBER: _builtins.int
+    PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """1 .. 1000; 0: 50"""
     page_token: _builtins.str
@@ -268,6 +299,8 @@ class ListRunsRequest(_message.Message):
     """empty: every experiment"""
     algorithm: _builtins.str
     """empty: every algorithm"""
+    parent_run_id: _builtins.str
+    """empty: made of whatever run, or none"""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___RunState.ValueType]:
         """empty: every state"""
@@ -280,10 +313,11 @@ class ListRunsRequest(_message.Message):
         states: _abc.Iterable[Global___RunState.ValueType] | None = ...,
         experiment_id: _builtins.str = ...,
         algorithm: _builtins.str = ...,
+        parent_run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "experiment_id", b"experiment_id", "page_size", b"page_size", "page_token", b"page_token", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "experiment_id", b"experiment_id", "page_size", b"page_size", "page_token", b"page_token", "parent_run_id", b"parent_run_id", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -358,6 +392,286 @@ class StopRunRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StopRunRequest: _TypeAlias = StopRunRequest  # noqa: Y015
+
+@_typing.final
+class PauseRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRunRequest: _TypeAlias = PauseRunRequest  # noqa: Y015
+
+@_typing.final
+class ResumeRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRunRequest: _TypeAlias = ResumeRunRequest  # noqa: Y015
+
+@_typing.final
+class RetryRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    FROM_START_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    from_start: _builtins.bool
+    """from nothing instead of from the newest checkpoint"""
+    idempotency_key: _builtins.str
+    @_builtins.property
+    def environment(self) -> Global___EnvironmentSource:
+        """absent: the same"""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        from_start: _builtins.bool = ...,
+        environment: Global___EnvironmentSource | None = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "from_start", b"from_start", "idempotency_key", b"idempotency_key", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryRunRequest: _TypeAlias = RetryRunRequest  # noqa: Y015
+
+@_typing.final
+class ExtendRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ADDITIONAL_TIMESTEPS_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    additional_timesteps: _builtins.int
+    """above zero; on top of the newest checkpoint's"""
+    idempotency_key: _builtins.str
+    @_builtins.property
+    def environment(self) -> Global___EnvironmentSource:
+        """absent: the same"""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        additional_timesteps: _builtins.int = ...,
+        environment: Global___EnvironmentSource | None = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_timesteps", b"additional_timesteps", "environment", b"environment", "idempotency_key", b"idempotency_key", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendRunRequest: _TypeAlias = ExtendRunRequest  # noqa: Y015
+
+@_typing.final
+class CloneRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_ID_FIELD_NUMBER: _builtins.int
+    TOTAL_TIMESTEPS_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    HYPERPARAMETERS_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    MODEL_OUTPUT_PATH_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    experiment_id: _builtins.str
+    """empty: the same"""
+    total_timesteps: _builtins.int
+    """0: the same"""
+    seed: _builtins.int
+    """absent: the server draws one"""
+    model_output_path: _builtins.str
+    """empty: only in the store"""
+    idempotency_key: _builtins.str
+    @_builtins.property
+    def hyperparameters(self) -> _struct_pb2.Struct:
+        """those that differ"""
+
+    @_builtins.property
+    def environment(self) -> Global___EnvironmentSource:
+        """absent: the same"""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        experiment_id: _builtins.str = ...,
+        total_timesteps: _builtins.int = ...,
+        seed: _builtins.int | None = ...,
+        hyperparameters: _struct_pb2.Struct | None = ...,
+        environment: Global___EnvironmentSource | None = ...,
+        model_output_path: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "environment", b"environment", "hyperparameters", b"hyperparameters", "seed", b"seed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "environment", b"environment", "experiment_id", b"experiment_id", "hyperparameters", b"hyperparameters", "idempotency_key", b"idempotency_key", "model_output_path", b"model_output_path", "run_id", b"run_id", "seed", b"seed", "total_timesteps", b"total_timesteps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
+    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+
+Global___CloneRunRequest: _TypeAlias = CloneRunRequest  # noqa: Y015
+
+@_typing.final
+class DeleteRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRunRequest: _TypeAlias = DeleteRunRequest  # noqa: Y015
+
+@_typing.final
+class DeleteRunResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BYTES_FREED_FIELD_NUMBER: _builtins.int
+    bytes_freed: _builtins.int
+    def __init__(
+        self,
+        *,
+        bytes_freed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_freed", b"bytes_freed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRunResponse: _TypeAlias = DeleteRunResponse  # noqa: Y015
+
+@_typing.final
+class CollectGarbageRequest(_message.Message):
+    """Ended runs are deleted when any of the first three is set: those that ended longer ago than older_than_seconds, and are
+    neither among the newest keep_last nor the best keep_best of their experiment. Files without a run always are.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OLDER_THAN_SECONDS_FIELD_NUMBER: _builtins.int
+    KEEP_LAST_FIELD_NUMBER: _builtins.int
+    KEEP_BEST_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    older_than_seconds: _builtins.float
+    """0: of any age"""
+    keep_last: _builtins.int
+    keep_best: _builtins.int
+    """by the score of the newest checkpoint"""
+    dry_run: _builtins.bool
+    """only say what would go"""
+    def __init__(
+        self,
+        *,
+        older_than_seconds: _builtins.float = ...,
+        keep_last: _builtins.int = ...,
+        keep_best: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "keep_best", b"keep_best", "keep_last", b"keep_last", "older_than_seconds", b"older_than_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectGarbageRequest: _TypeAlias = CollectGarbageRequest  # noqa: Y015
+
+@_typing.final
+class CollectGarbageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Garbage]: ...
+    def __init__(
+        self,
+        *,
+        removed: _abc.Iterable[Global___Garbage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectGarbageResponse: _TypeAlias = CollectGarbageResponse  # noqa: Y015
+
+@_typing.final
+class Garbage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"run", "checkpoint" (files without a row) or "files" (of no run)"""
+    run_id: _builtins.str
+    path: _builtins.str
+    """empty for runs"""
+    bytes: _builtins.int
+    why: _builtins.str
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        path: _builtins.str = ...,
+        bytes: _builtins.int = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "kind", b"kind", "path", b"path", "run_id", b"run_id", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Garbage: _TypeAlias = Garbage  # noqa: Y015
 
 @_typing.final
 class ListAlgorithmsRequest(_message.Message):
@@ -486,6 +800,9 @@ class Run(_message.Message):
     NORMALIZE_FIELD_NUMBER: _builtins.int
     FRAME_STACK_FIELD_NUMBER: _builtins.int
     SIMULATORS_FIELD_NUMBER: _builtins.int
+    PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
+    PARENT_KIND_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     experiment_id: _builtins.str
     algorithm: _builtins.str
@@ -517,6 +834,10 @@ class Run(_message.Message):
     policy: _builtins.str
     """as asked for"""
     frame_stack: _builtins.int
+    parent_run_id: _builtins.str
+    """the run that this one was made of; empty: none"""
+    parent_kind: _builtins.str
+    """"retry", "repeat" (from its start), "extend" or "clone" """
     @_builtins.property
     def environment(self) -> Global___EnvironmentSource: ...
     @_builtins.property
@@ -539,6 +860,8 @@ class Run(_message.Message):
     def simulators(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttachedSimulator]:
         """those that dialled in"""
 
+    @_builtins.property
+    def limits(self) -> Global___Limits: ...
     def __init__(
         self,
         *,
@@ -570,10 +893,13 @@ class Run(_message.Message):
         normalize: Global___Normalize | None = ...,
         frame_stack: _builtins.int = ...,
         simulators: _abc.Iterable[Global___AttachedSimulator] | None = ...,
+        parent_run_id: _builtins.str = ...,
+        parent_kind: _builtins.str = ...,
+        limits: Global___Limits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "environment", b"environment", "finished_at", b"finished_at", "hyperparameters", b"hyperparameters", "normalize", b"normalize", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "environment", b"environment", "finished_at", b"finished_at", "hyperparameters", b"hyperparameters", "limits", b"limits", "normalize", b"normalize", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "attempt", b"attempt", "checkpoints", b"checkpoints", "created_at", b"created_at", "engine", b"engine", "environment", b"environment", "error_message", b"error_message", "experiment_id", b"experiment_id", "exported_path", b"exported_path", "finished_at", b"finished_at", "frame_stack", b"frame_stack", "hyperparameters", b"hyperparameters", "log_tail", b"log_tail", "model_output_path", b"model_output_path", "normalize", b"normalize", "policy", b"policy", "queue_position", b"queue_position", "run_id", b"run_id", "seconds_left", b"seconds_left", "seed", b"seed", "simulators", b"simulators", "started_at", b"started_at", "state", b"state", "state_reason", b"state_reason", "steps_per_second", b"steps_per_second", "tensorboard_dir", b"tensorboard_dir", "timesteps_done", b"timesteps_done", "total_timesteps", b"total_timesteps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "attempt", b"attempt", "checkpoints", b"checkpoints", "created_at", b"created_at", "engine", b"engine", "environment", b"environment", "error_message", b"error_message", "experiment_id", b"experiment_id", "exported_path", b"exported_path", "finished_at", b"finished_at", "frame_stack", b"frame_stack", "hyperparameters", b"hyperparameters", "limits", b"limits", "log_tail", b"log_tail", "model_output_path", b"model_output_path", "normalize", b"normalize", "parent_kind", b"parent_kind", "parent_run_id", b"parent_run_id", "policy", b"policy", "queue_position", b"queue_position", "run_id", b"run_id", "seconds_left", b"seconds_left", "seed", b"seed", "simulators", b"simulators", "started_at", b"started_at", "state", b"state", "state_reason", b"state_reason", "steps_per_second", b"steps_per_second", "tensorboard_dir", b"tensorboard_dir", "timesteps_done", b"timesteps_done", "total_timesteps", b"total_timesteps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -642,6 +968,8 @@ class Checkpoint(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    CORRUPT_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
     timesteps: _builtins.int
     path: _builtins.str
     """model.zip of Stable-Baselines3"""
@@ -649,6 +977,10 @@ class Checkpoint(_message.Message):
     """of that file"""
     kind: _builtins.str
     """"initial", "periodic", "final" """
+    corrupt: _builtins.str
+    """why it cannot be used; empty: nothing is known against it"""
+    score: _builtins.float
+    """mean return of the last episodes; absent: none had ended"""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -659,12 +991,16 @@ class Checkpoint(_message.Message):
         sha256: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         kind: _builtins.str = ...,
+        corrupt: _builtins.str = ...,
+        score: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "created_at", b"created_at", "score", b"score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "kind", b"kind", "path", b"path", "sha256", b"sha256", "timesteps", b"timesteps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "corrupt", b"corrupt", "created_at", b"created_at", "kind", b"kind", "path", b"path", "score", b"score", "sha256", b"sha256", "timesteps", b"timesteps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
 
 Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
 

@@ -59,6 +59,41 @@ class RunServiceStub:
                 request_serializer=auxilium_dot_v1_dot_runs__pb2.StopRunRequest.SerializeToString,
                 response_deserializer=auxilium_dot_v1_dot_runs__pb2.Run.FromString,
                 _registered_method=True)
+        self.PauseRun = channel.unary_unary(
+                '/auxilium.v1.RunService/PauseRun',
+                request_serializer=auxilium_dot_v1_dot_runs__pb2.PauseRunRequest.SerializeToString,
+                response_deserializer=auxilium_dot_v1_dot_runs__pb2.Run.FromString,
+                _registered_method=True)
+        self.ResumeRun = channel.unary_unary(
+                '/auxilium.v1.RunService/ResumeRun',
+                request_serializer=auxilium_dot_v1_dot_runs__pb2.ResumeRunRequest.SerializeToString,
+                response_deserializer=auxilium_dot_v1_dot_runs__pb2.Run.FromString,
+                _registered_method=True)
+        self.RetryRun = channel.unary_unary(
+                '/auxilium.v1.RunService/RetryRun',
+                request_serializer=auxilium_dot_v1_dot_runs__pb2.RetryRunRequest.SerializeToString,
+                response_deserializer=auxilium_dot_v1_dot_runs__pb2.Run.FromString,
+                _registered_method=True)
+        self.ExtendRun = channel.unary_unary(
+                '/auxilium.v1.RunService/ExtendRun',
+                request_serializer=auxilium_dot_v1_dot_runs__pb2.ExtendRunRequest.SerializeToString,
+                response_deserializer=auxilium_dot_v1_dot_runs__pb2.Run.FromString,
+                _registered_method=True)
+        self.CloneRun = channel.unary_unary(
+                '/auxilium.v1.RunService/CloneRun',
+                request_serializer=auxilium_dot_v1_dot_runs__pb2.CloneRunRequest.SerializeToString,
+                response_deserializer=auxilium_dot_v1_dot_runs__pb2.Run.FromString,
+                _registered_method=True)
+        self.DeleteRun = channel.unary_unary(
+                '/auxilium.v1.RunService/DeleteRun',
+                request_serializer=auxilium_dot_v1_dot_runs__pb2.DeleteRunRequest.SerializeToString,
+                response_deserializer=auxilium_dot_v1_dot_runs__pb2.DeleteRunResponse.FromString,
+                _registered_method=True)
+        self.CollectGarbage = channel.unary_unary(
+                '/auxilium.v1.RunService/CollectGarbage',
+                request_serializer=auxilium_dot_v1_dot_runs__pb2.CollectGarbageRequest.SerializeToString,
+                response_deserializer=auxilium_dot_v1_dot_runs__pb2.CollectGarbageResponse.FromString,
+                _registered_method=True)
         self.ListAlgorithms = channel.unary_unary(
                 '/auxilium.v1.RunService/ListAlgorithms',
                 request_serializer=auxilium_dot_v1_dot_runs__pb2.ListAlgorithmsRequest.SerializeToString,
@@ -105,6 +140,56 @@ class RunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseRun(self, request, context):
+        """Asks a run to save itself at the next learning boundary and give its place to others. A run without a worker is
+        PAUSED at once. FAILED_PRECONDITION (RUN_ENDED) when it has ended or is being stopped.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRun(self, request, context):
+        """A PAUSED run is QUEUED again, at its old place; a wish to pause that was not carried out yet is taken back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryRun(self, request, context):
+        """The same run again, as a new one, from the newest checkpoint of a run that FAILED or was STOPPED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExtendRun(self, request, context):
+        """More timesteps on a run that has ended: a new run that goes on with all it had learned.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloneRun(self, request, context):
+        """A new run of the same algorithm that begins with the newest weights of another, ended or not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRun(self, request, context):
+        """Forgets a run that has ended, with its metrics, checkpoints and logs. Exported models stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CollectGarbage(self, request, context):
+        """Deletes ended runs that nobody wants to keep, and files that belong to no run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAlgorithms(self, request, context):
         """Every algorithm with its hyperparameters.
         """
@@ -139,6 +224,41 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.StopRun,
                     request_deserializer=auxilium_dot_v1_dot_runs__pb2.StopRunRequest.FromString,
                     response_serializer=auxilium_dot_v1_dot_runs__pb2.Run.SerializeToString,
+            ),
+            'PauseRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseRun,
+                    request_deserializer=auxilium_dot_v1_dot_runs__pb2.PauseRunRequest.FromString,
+                    response_serializer=auxilium_dot_v1_dot_runs__pb2.Run.SerializeToString,
+            ),
+            'ResumeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRun,
+                    request_deserializer=auxilium_dot_v1_dot_runs__pb2.ResumeRunRequest.FromString,
+                    response_serializer=auxilium_dot_v1_dot_runs__pb2.Run.SerializeToString,
+            ),
+            'RetryRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryRun,
+                    request_deserializer=auxilium_dot_v1_dot_runs__pb2.RetryRunRequest.FromString,
+                    response_serializer=auxilium_dot_v1_dot_runs__pb2.Run.SerializeToString,
+            ),
+            'ExtendRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendRun,
+                    request_deserializer=auxilium_dot_v1_dot_runs__pb2.ExtendRunRequest.FromString,
+                    response_serializer=auxilium_dot_v1_dot_runs__pb2.Run.SerializeToString,
+            ),
+            'CloneRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloneRun,
+                    request_deserializer=auxilium_dot_v1_dot_runs__pb2.CloneRunRequest.FromString,
+                    response_serializer=auxilium_dot_v1_dot_runs__pb2.Run.SerializeToString,
+            ),
+            'DeleteRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRun,
+                    request_deserializer=auxilium_dot_v1_dot_runs__pb2.DeleteRunRequest.FromString,
+                    response_serializer=auxilium_dot_v1_dot_runs__pb2.DeleteRunResponse.SerializeToString,
+            ),
+            'CollectGarbage': grpc.unary_unary_rpc_method_handler(
+                    servicer.CollectGarbage,
+                    request_deserializer=auxilium_dot_v1_dot_runs__pb2.CollectGarbageRequest.FromString,
+                    response_serializer=auxilium_dot_v1_dot_runs__pb2.CollectGarbageResponse.SerializeToString,
             ),
             'ListAlgorithms': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAlgorithms,
@@ -281,6 +401,195 @@ class RunService:
             '/auxilium.v1.RunService/StopRun',
             auxilium_dot_v1_dot_runs__pb2.StopRunRequest.SerializeToString,
             auxilium_dot_v1_dot_runs__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auxilium.v1.RunService/PauseRun',
+            auxilium_dot_v1_dot_runs__pb2.PauseRunRequest.SerializeToString,
+            auxilium_dot_v1_dot_runs__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auxilium.v1.RunService/ResumeRun',
+            auxilium_dot_v1_dot_runs__pb2.ResumeRunRequest.SerializeToString,
+            auxilium_dot_v1_dot_runs__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auxilium.v1.RunService/RetryRun',
+            auxilium_dot_v1_dot_runs__pb2.RetryRunRequest.SerializeToString,
+            auxilium_dot_v1_dot_runs__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtendRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auxilium.v1.RunService/ExtendRun',
+            auxilium_dot_v1_dot_runs__pb2.ExtendRunRequest.SerializeToString,
+            auxilium_dot_v1_dot_runs__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloneRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auxilium.v1.RunService/CloneRun',
+            auxilium_dot_v1_dot_runs__pb2.CloneRunRequest.SerializeToString,
+            auxilium_dot_v1_dot_runs__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auxilium.v1.RunService/DeleteRun',
+            auxilium_dot_v1_dot_runs__pb2.DeleteRunRequest.SerializeToString,
+            auxilium_dot_v1_dot_runs__pb2.DeleteRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectGarbage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auxilium.v1.RunService/CollectGarbage',
+            auxilium_dot_v1_dot_runs__pb2.CollectGarbageRequest.SerializeToString,
+            auxilium_dot_v1_dot_runs__pb2.CollectGarbageResponse.FromString,
             options,
             channel_credentials,
             insecure,

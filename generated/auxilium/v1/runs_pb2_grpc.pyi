@@ -45,6 +45,22 @@ class RunServiceStub:
     """Asks a run to stop: it saves its model at the next learning boundary, closes its lanes and ends STOPPED.
     On a run that has ended already this changes nothing. Answers at once with the run as it is now.
     """
+    PauseRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.PauseRunRequest, _runs_pb2.Run]
+    """Asks a run to save itself at the next learning boundary and give its place to others. A run without a worker is
+    PAUSED at once. FAILED_PRECONDITION (RUN_ENDED) when it has ended or is being stopped.
+    """
+    ResumeRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ResumeRunRequest, _runs_pb2.Run]
+    """A PAUSED run is QUEUED again, at its old place; a wish to pause that was not carried out yet is taken back."""
+    RetryRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.RetryRunRequest, _runs_pb2.Run]
+    """The same run again, as a new one, from the newest checkpoint of a run that FAILED or was STOPPED."""
+    ExtendRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ExtendRunRequest, _runs_pb2.Run]
+    """More timesteps on a run that has ended: a new run that goes on with all it had learned."""
+    CloneRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.CloneRunRequest, _runs_pb2.Run]
+    """A new run of the same algorithm that begins with the newest weights of another, ended or not."""
+    DeleteRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.DeleteRunRequest, _runs_pb2.DeleteRunResponse]
+    """Forgets a run that has ended, with its metrics, checkpoints and logs. Exported models stay."""
+    CollectGarbage: _grpc.UnaryUnaryMultiCallable[_runs_pb2.CollectGarbageRequest, _runs_pb2.CollectGarbageResponse]
+    """Deletes ended runs that nobody wants to keep, and files that belong to no run."""
     ListAlgorithms: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ListAlgorithmsRequest, _runs_pb2.ListAlgorithmsResponse]
     """Every algorithm with its hyperparameters."""
 
@@ -63,6 +79,22 @@ class RunServiceAsyncStub(RunServiceStub):
     """Asks a run to stop: it saves its model at the next learning boundary, closes its lanes and ends STOPPED.
     On a run that has ended already this changes nothing. Answers at once with the run as it is now.
     """
+    PauseRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.PauseRunRequest, _runs_pb2.Run]  # type: ignore[assignment]
+    """Asks a run to save itself at the next learning boundary and give its place to others. A run without a worker is
+    PAUSED at once. FAILED_PRECONDITION (RUN_ENDED) when it has ended or is being stopped.
+    """
+    ResumeRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.ResumeRunRequest, _runs_pb2.Run]  # type: ignore[assignment]
+    """A PAUSED run is QUEUED again, at its old place; a wish to pause that was not carried out yet is taken back."""
+    RetryRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.RetryRunRequest, _runs_pb2.Run]  # type: ignore[assignment]
+    """The same run again, as a new one, from the newest checkpoint of a run that FAILED or was STOPPED."""
+    ExtendRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.ExtendRunRequest, _runs_pb2.Run]  # type: ignore[assignment]
+    """More timesteps on a run that has ended: a new run that goes on with all it had learned."""
+    CloneRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.CloneRunRequest, _runs_pb2.Run]  # type: ignore[assignment]
+    """A new run of the same algorithm that begins with the newest weights of another, ended or not."""
+    DeleteRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.DeleteRunRequest, _runs_pb2.DeleteRunResponse]  # type: ignore[assignment]
+    """Forgets a run that has ended, with its metrics, checkpoints and logs. Exported models stay."""
+    CollectGarbage: _aio.UnaryUnaryMultiCallable[_runs_pb2.CollectGarbageRequest, _runs_pb2.CollectGarbageResponse]  # type: ignore[assignment]
+    """Deletes ended runs that nobody wants to keep, and files that belong to no run."""
     ListAlgorithms: _aio.UnaryUnaryMultiCallable[_runs_pb2.ListAlgorithmsRequest, _runs_pb2.ListAlgorithmsResponse]  # type: ignore[assignment]
     """Every algorithm with its hyperparameters."""
 
@@ -108,6 +140,64 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asks a run to stop: it saves its model at the next learning boundary, closes its lanes and ends STOPPED.
         On a run that has ended already this changes nothing. Answers at once with the run as it is now.
         """
+
+    @_abc_1.abstractmethod
+    def PauseRun(
+        self,
+        request: _runs_pb2.PauseRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.Run, _abc.Awaitable[_runs_pb2.Run]]:
+        """Asks a run to save itself at the next learning boundary and give its place to others. A run without a worker is
+        PAUSED at once. FAILED_PRECONDITION (RUN_ENDED) when it has ended or is being stopped.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeRun(
+        self,
+        request: _runs_pb2.ResumeRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.Run, _abc.Awaitable[_runs_pb2.Run]]:
+        """A PAUSED run is QUEUED again, at its old place; a wish to pause that was not carried out yet is taken back."""
+
+    @_abc_1.abstractmethod
+    def RetryRun(
+        self,
+        request: _runs_pb2.RetryRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.Run, _abc.Awaitable[_runs_pb2.Run]]:
+        """The same run again, as a new one, from the newest checkpoint of a run that FAILED or was STOPPED."""
+
+    @_abc_1.abstractmethod
+    def ExtendRun(
+        self,
+        request: _runs_pb2.ExtendRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.Run, _abc.Awaitable[_runs_pb2.Run]]:
+        """More timesteps on a run that has ended: a new run that goes on with all it had learned."""
+
+    @_abc_1.abstractmethod
+    def CloneRun(
+        self,
+        request: _runs_pb2.CloneRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.Run, _abc.Awaitable[_runs_pb2.Run]]:
+        """A new run of the same algorithm that begins with the newest weights of another, ended or not."""
+
+    @_abc_1.abstractmethod
+    def DeleteRun(
+        self,
+        request: _runs_pb2.DeleteRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.DeleteRunResponse, _abc.Awaitable[_runs_pb2.DeleteRunResponse]]:
+        """Forgets a run that has ended, with its metrics, checkpoints and logs. Exported models stay."""
+
+    @_abc_1.abstractmethod
+    def CollectGarbage(
+        self,
+        request: _runs_pb2.CollectGarbageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.CollectGarbageResponse, _abc.Awaitable[_runs_pb2.CollectGarbageResponse]]:
+        """Deletes ended runs that nobody wants to keep, and files that belong to no run."""
 
     @_abc_1.abstractmethod
     def ListAlgorithms(

@@ -132,7 +132,8 @@ def test_the_command_starts_light() -> None:
         "print(sorted({'grpc', 'numpy', 'rich.progress', 'gymnasium', 'torch', 'auxilium_rl.app'} & set(sys.modules)))"
     )
     assert ended("-c", code) == (0, "[]\n", "")
-    assert {command.name for command in app.registered_commands} == {"serve", "train", "algorithms", "act", "health"}
+    commands = {"serve", "train", "algorithms", "act", "health", "gc", "doctor"}
+    assert {command.name for command in app.registered_commands} == commands
 
 
 def test_server_py_loads_nothing_before_it_is_run() -> None:
