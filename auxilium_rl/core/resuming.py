@@ -69,14 +69,14 @@ class Resumption:
         assert kept is not None
         if kept["lanes"] == buffer.n_envs and kept["size"] == buffer.buffer_size:
             log = ReplayLog.restored(store, source, buffer, kept, timesteps)
-            if source == run_id:
-                return log
-        else:
-            before = type(buffer)(
-                kept["size"] * kept["lanes"], buffer.observation_space, buffer.action_space, "cpu", n_envs=kept["lanes"]
-            )
-            ReplayLog.restored(store, source, before, kept, timesteps)
-            move_experience(before, buffer)
+            if source != run_id:  # none of its rows is among this run's own parts
+                log = ReplayLog(store, run_id, buffer, timesteps=timesteps, rows=int(kept["rows"]))
+            return log
+        before = type(buffer)(
+            kept["size"] * kept["lanes"], buffer.observation_space, buffer.action_space, "cpu", n_envs=kept["lanes"]
+        )
+        ReplayLog.restored(store, source, before, kept, timesteps)
+        move_experience(before, buffer)
         rows = buffer.buffer_size if buffer.full else buffer.pos
         return ReplayLog(store, run_id, buffer, timesteps=timesteps, rows=rows)
 

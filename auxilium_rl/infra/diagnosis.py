@@ -63,7 +63,7 @@ def _told(part: str, look: Callable[[], tuple[str, str]]) -> Iterator[Finding]:
 def _folder(folder: Path) -> tuple[str, str]:
     if not folder.exists():
         parent = next(above for above in folder.parents if above.exists())
-        if not os.access(parent, os.W_OK):
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise StoreUnavailable(f"{folder} is not there, and {parent} cannot be written")
         return "ok", f"{folder} is not there yet; a server makes it"
     begun = time.perf_counter()
