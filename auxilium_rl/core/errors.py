@@ -31,6 +31,7 @@ __all__ = [
     "RunNotEnded",
     "RunNotFound",
     "SimulatorError",
+    "StoreBusy",
     "StoreUnavailable",
     "StreamsExhausted",
 ]
@@ -164,6 +165,12 @@ class StoreUnavailable(AuxiliumError):
     """The database or the model store cannot be read or written."""
 
     reason = "STORE_UNAVAILABLE"
+
+
+class StoreBusy(StoreUnavailable):
+    """Somebody holds the database's lock, and did not give it back in time."""
+
+    reason = "STORE_BUSY"
 
 
 class LeaseLost(AuxiliumError):

@@ -20,6 +20,7 @@ from auxilium_rl.core.dto import Checkpoint, Run
 from auxilium_rl.core.endurance import Endurance
 from auxilium_rl.core.engine import accelerate
 from auxilium_rl.core.errors import InvalidRequest, LanesLost, LeaseLost
+from auxilium_rl.core.failpoints import reach
 from auxilium_rl.core.hyperparameters import check_together
 from auxilium_rl.core.lanes import LanePort
 from auxilium_rl.core.learner_state import captured, put_back_moment
@@ -228,8 +229,10 @@ class Learner:
         timesteps = 0 if kind == "initial" else self.model.num_timesteps
         self._endure(self._reporter.write_metrics)  # a run that goes on from here logs only what comes later
         checkpoint = self._endure(lambda: self._put(timesteps, kind))
+        reach("before_row", self._run.run_id)
         if not self._endure(lambda: self._registry.add_checkpoint(checkpoint, self._run.lease_epoch)):
             raise LeaseLost("another worker holds this run")
+        reach("after_row", self._run.run_id)
         if self._kept and self._kept[-1].timesteps == timesteps:  # its row was replaced
             replaced = self._kept.pop()
             if replaced.path != checkpoint.path:
@@ -249,6 +252,7 @@ class Learner:
 
     def _write_files(self, folder: Path, kind: str) -> None:
         self.model.save(folder / "model.zip")
+        reach("mid_write", self._run.run_id)
         (folder / "policy.onnx").write_bytes(self._artifact.graph())
         (folder / "policy.json").write_text(self._artifact.description())
         scaling = self.model.get_vec_normalize_env()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -16,7 +17,7 @@ from typing import Any
 import structlog
 
 from auxilium_rl.core.dto import EnvironmentSpec, Run
-from auxilium_rl.core.errors import AuxiliumError, Draining, InvalidRequest, StoreUnavailable
+from auxilium_rl.core.errors import AuxiliumError, Draining, InvalidRequest, StoreBusy, StoreUnavailable
 from auxilium_rl.core.ports import STALLED, Executor, ModelStore, RunRegistry, WorkerExit
 from auxilium_rl.core.requests import RequestDefaults, StartRequest, build_spec, check_environment_spec, gym_ids_in
 from auxilium_rl.core.states import ACTIVE, RunState
@@ -59,6 +60,7 @@ class TrainingOrchestrator:
         self._closed = False
         self._retry_at = math.inf
         self._reap_from = 0.0
+        self._unsettled: list[WorkerExit] = []
         self._live: dict[tuple[str, int], str] = {}
         self._lock = threading.Lock()
         self._all_gone = threading.Condition(self._lock)
@@ -212,6 +214,7 @@ class TrainingOrchestrator:
             if time.monotonic() >= self._retry_at:
                 self._retry_at = math.inf
             try:
+                self._settle_late()
                 self._reap()
                 while self._start_one():
                     pass
@@ -220,12 +223,24 @@ class TrainingOrchestrator:
                 if isinstance(error, StoreUnavailable):  # nobody could renew a lease meanwhile
                     self._reap_from = time.monotonic() + self._lease
 
+    def _settle_late(self) -> None:
+        """Write the ends that the database did not take when they came."""
+        while self._unsettled:
+            self._settle(self._unsettled[0])
+            with self._lock:
+                self._unsettled.pop(0)
+
     def _reap(self) -> None:
         """Take runs from workers whose lease ran out, whoever's they were."""
         if time.monotonic() < self._reap_from:
             return
-        for run_id, epoch in self.registry.silent():
-            # One of ours hangs, or is stopped; perhaps inside of a transaction, and then nobody could write before.
+        silent = self.registry.silent()
+        if silent:
+            # Where nobody can write, nobody could renew a lease, and nobody is to blame. But one of them may be stopped
+            # inside of a transaction; it ends, and the lock is free.
+            with contextlib.suppress(StoreBusy):
+                self.registry.probe()
+        for run_id, epoch in silent:
             self._executor.end(run_id, epoch)
         for run in self.registry.expire_leases("its worker's lease ran out"):
             _log.warning("lease_expired", run_id=run.run_id, timesteps_done=run.timesteps_done)
@@ -257,6 +272,8 @@ class TrainingOrchestrator:
             self._settle(ended)
         except AuxiliumError as error:
             _log.error("worker_end_not_recorded", run_id=ended.run_id, error=error.message)
+            with self._lock:
+                self._unsettled.append(ended)
         finally:
             with self._lock:
                 self._live.pop((ended.run_id, ended.epoch), None)

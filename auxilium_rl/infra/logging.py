@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TextIO, cast
 
 import structlog
 
@@ -12,6 +13,28 @@ __all__ = ["configure_logging"]
 
 # Without the frames' variables: there are secrets among them.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
+
+class _Steadfast:
+    """A text stream whose disk may be full: who logs must not die of it. Says how many lines were lost when it can."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._lost = stream, 0
+
+    def write(self, text: str) -> int:
+        """Write, or count what cannot be written."""
+        try:
+            if self._lost:
+                self._stream.write(f'{{"event": "log_lines_lost", "count": {self._lost}}}\n')
+            self._stream.write(text)
+            self._stream.flush()
+            self._lost = 0
+        except OSError:
+            self._lost += 1
+        return len(text)
+
+    def flush(self) -> None:
+        """Every line is flushed already."""
 
 
 def configure_logging(level: str = "INFO", output: str = "auto") -> None:
@@ -33,5 +56,5 @@ def configure_logging(level: str = "INFO", output: str = "auto") -> None:
             *rendering,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Steadfast(sys.stderr))),
     )

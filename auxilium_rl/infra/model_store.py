@@ -20,6 +20,7 @@ import fsspec
 
 from auxilium_rl.core.dto import Checkpoint
 from auxilium_rl.core.errors import ModelCorrupt, StoreUnavailable
+from auxilium_rl.core.failpoints import reach
 from auxilium_rl.infra.atomic_files import (
     disk_errors,
     fsync_file,
@@ -85,7 +86,9 @@ class ModelStore:
         with disk_errors(f"a checkpoint of run '{run_id}' cannot be written to {self.checkpoint_dir}"):
             try:
                 aside.mkdir(parents=True)
+                reach("before_write", run_id)
                 write(aside)
+                reach("before_fsync", run_id)
                 now = datetime.now(timezone.utc)
                 manifest = _manifest(aside, run_id, timesteps, kind, now)
                 data = json.dumps(manifest, indent=1).encode()
@@ -93,7 +96,9 @@ class ModelStore:
                 fsync_file(aside / MANIFEST)
                 fsync_folder(aside)
                 target.parent.mkdir(parents=True, exist_ok=True)
+                reach("before_rename", run_id)
                 os.rename(aside, target)
+                reach("after_rename", run_id)
                 fsync_folder(target.parent)
             except BaseException:
                 shutil.rmtree(aside, ignore_errors=True)

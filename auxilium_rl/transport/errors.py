@@ -35,6 +35,7 @@ STATUS_OF: dict[type[errors.AuxiliumError], grpc.StatusCode] = {
     errors.StreamsExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Draining: grpc.StatusCode.UNAVAILABLE,
     errors.StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.StoreBusy: grpc.StatusCode.UNAVAILABLE,
     errors.LeaseLost: grpc.StatusCode.ABORTED,
     errors.AttachRefused: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ExperimentUnknown: grpc.StatusCode.NOT_FOUND,

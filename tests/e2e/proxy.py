@@ -29,7 +29,7 @@ class Proxy:
         self.port = 0 if path else self._listener.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
         self.cuts = self.bytes = 0
-        self.open = True
+        self.open, self.refusing = True, False
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -43,6 +43,12 @@ class Proxy:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
+
+    def refuse(self, refusing: bool) -> None:
+        """Break what is connected and whatever connects from now on; or be of use again."""
+        self.refusing = refusing
+        if refusing:
+            self.cut()
 
     def close(self) -> None:
         """Take no connections any more and break what is connected."""
@@ -60,6 +66,9 @@ class Proxy:
                 near, _ = self._listener.accept()
             except OSError:
                 return
+            if self.refusing:
+                near.close()
+                continue
             try:
                 far = self._dial()
             except OSError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -13,6 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from generated.auxilium.v1 import runs_pb2 as pb
+from tests.disks import filled, tiny_disk
 from tests.e2e.harness import ROOT, Server, running, until
 
 NAMES = ("", "policy_trainer.PolicyTrainerService", "auxilium.v1.RunService", "readiness", "liveness")
@@ -43,33 +43,20 @@ def test_healthcheck_program(server: Server) -> None:
     assert probe("--address", "127.0.0.1:1", "--timeout", "1").returncode == 2
 
 
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own that can be filled: root ignores permissions, but not a full disk."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a tmpfs cannot be mounted here; run as root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_not_serving_while_the_store_is_full_and_back_by_itself(tiny_disk: Path, tmp_path: Path) -> None:
-    with running(tmp_path / "data", models_dir=tiny_disk, health_probe_interval=0.1) as server:
+def test_not_serving_while_the_store_is_full_and_back_by_itself(tmp_path: Path) -> None:
+    with (
+        tiny_disk(tmp_path / "tiny") as disk,
+        running(tmp_path / "data", models_dir=disk, health_probe_interval=0.1) as server,
+    ):
         stub = health_pb2_grpc.HealthStub(server.channel)
         until(lambda: server.client.health("readiness") == "SERVING", "SERVING", 10)
         changes = stub.Watch(health_pb2.HealthCheckRequest(service="readiness"))
         assert next(changes).status == health_pb2.HealthCheckResponse.SERVING
-        filler = tiny_disk / "filler"
-        with pytest.raises(OSError, match="No space left"), open(filler, "wb", buffering=0) as file:
-            while True:
-                file.write(b"x" * 4096)
-        assert next(changes).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        assert server.client.health("liveness") == "SERVING"
-        assert server.client.health("policy_trainer.PolicyTrainerService") == "NOT_SERVING"
-        assert probe("--address", server.address).returncode == 1
-        filler.unlink()
+        with filled(disk):
+            assert next(changes).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert server.client.health("liveness") == "SERVING"
+            assert server.client.health("policy_trainer.PolicyTrainerService") == "NOT_SERVING"
+            assert probe("--address", server.address).returncode == 1
         assert next(changes).status == health_pb2.HealthCheckResponse.SERVING
         changes.cancel()
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
-from auxilium_rl.core.errors import StoreUnavailable
+from auxilium_rl.core.errors import StoreBusy, StoreUnavailable
 
 __all__ = ["HEAD", "migrate", "open_database", "reading", "schema_version", "writing"]
 
@@ -99,6 +99,8 @@ def _translated() -> Iterator[None]:
     except IntegrityError:  # the caller's own question: does this key exist already?
         raise
     except DBAPIError as error:
+        if "database is locked" in str(error.orig):  # SQLite's words
+            raise StoreBusy(f"the database cannot be used: {error.orig}") from error
         raise StoreUnavailable(f"the database cannot be used: {error.orig}") from error
     except SQLAlchemyError as error:
         raise StoreUnavailable(f"the database cannot be used: {error}") from error

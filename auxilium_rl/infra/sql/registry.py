@@ -78,6 +78,9 @@ class SqlRunRegistry(RunWishes):
     ) -> Run:
         """See ``RunRegistry``."""
         key = idempotency_key.encode() or None
+        with reading(self._engine) as connection:  # a refusal waits for nobody's lock
+            if _run_with_key(connection, key) is None:
+                _admit(connection, spec.experiment_id, max_queued, max_unfinished)
         try:
             with writing(self._engine) as connection:
                 known = _run_with_key(connection, key)
@@ -127,6 +130,8 @@ class SqlRunRegistry(RunWishes):
                 values["fruitless_attempts"] = 0
             if connection.execute(mine.values(**values)).rowcount != 1:
                 return False
+            behind = runs.c.timesteps_done < checkpoint.timesteps
+            connection.execute(mine.where(behind).values(timesteps_done=checkpoint.timesteps))
             connection.execute(_same_checkpoint(checkpoint.run_id, checkpoint.timesteps))
             connection.execute(insert(checkpoints).values(**checkpoint_row(checkpoint)))
             return True
