@@ -43,6 +43,8 @@ from auxilium_rl.transport.trainer_servicer import TrainerServicer
 __all__ = ["Application", "embed", "serve"]
 
 _log = structlog.get_logger(__name__)
+_FAREWELL = 0.1
+"""Seconds for which callers are told that the server goes away: gRPC cancels calls that come while the port closes."""
 
 
 class Application:
@@ -154,6 +156,8 @@ class Application:
         self._closer.close()
         self._feed.close()
         self._gateway.close()
+        self.orchestrator.farewell()
+        self._server.wait_for_termination(_FAREWELL)
         self._server.stop(1.0)
         self._engine.dispose()
         self._lock.release()

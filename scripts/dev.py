@@ -18,6 +18,7 @@ BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 STAMP = VENV / ".installed"
 OLDEST = (3, 10)
+FAULTS = ("tests/faults", "tests/contract/test_lifecycle.py")
 
 
 def setup() -> None:
@@ -97,7 +98,7 @@ COMMANDS = {
     "bench": bench,
     "soak": soak,
     "proto": lambda: python("scripts/build_stubs.py"),
-    "faults": lambda: python("-m", "pytest", "tests/faults", "--long", "--timeout=3600"),
+    "faults": lambda: python("-m", "pytest", *FAULTS, "--long", "--timeout=3600"),
 }
 
 

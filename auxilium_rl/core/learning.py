@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import structlog
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import Logger
 
 from auxilium_rl.core.artifact import PolicyArtifact
+from auxilium_rl.core.board import Board
 from auxilium_rl.core.compatibility import effective_algorithm, effective_policy
 from auxilium_rl.core.control import Control, EndedEarly
 from auxilium_rl.core.dto import Checkpoint, Run
@@ -126,7 +127,7 @@ class Learner:
             self._control,
             lambda: self.model.num_timesteps,
         )
-        board = TensorBoardOutputFormat(str(self._tensorboard_dir))
+        board = Board(str(self._tensorboard_dir))
         self.model.set_logger(Logger(str(self._tensorboard_dir), [reporter, board]))
         reporter.start()
         command, at_boundary = "", True

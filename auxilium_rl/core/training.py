@@ -57,7 +57,7 @@ class TrainingOrchestrator:
         self.owner = uuid.uuid4().hex
         self._wake = threading.Event()
         self._draining = threading.Event()
-        self._closed = False
+        self._closed = self._gone = False
         self._retry_at = math.inf
         self._reap_from = 0.0
         self._unsettled: list[WorkerExit] = []
@@ -178,6 +178,15 @@ class TrainingOrchestrator:
                 if left <= 0 or not self._all_gone.wait(left):
                     break
             return not self._live
+
+    def check_here(self) -> None:
+        """Raises Draining when the server answers no calls any more."""
+        if self._gone:
+            raise Draining("the server is going away; try again when it is back")
+
+    def farewell(self) -> None:
+        """From now on every call is refused, so that callers who hear it are not there when the port closes."""
+        self._gone = True
 
     @property
     def draining(self) -> bool:

@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 
 from auxilium_rl.core import errors
 
-__all__ = ["STATUS_OF", "abort", "answers_with_status", "public_message"]
+__all__ = ["STATUS_OF", "abort", "answers_to_the_last", "answers_with_status", "public_message"]
 
 _log = structlog.get_logger(__name__)
 _DOMAIN = "auxilium"
@@ -97,6 +97,7 @@ def answers_with_status(method: _Method) -> _Method:
     @wraps(method)
     def wrapped(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
         try:
+            self._orchestrator.check_here()
             return method(self, request, context)
         except errors.AuxiliumError as error:
             abort(context, error)
@@ -104,5 +105,19 @@ def answers_with_status(method: _Method) -> _Method:
             if context.code() is not None:  # abort() of the method itself
                 raise
             abort(context, error)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def answers_to_the_last(method: _Method) -> _Method:
+    """Wrap a unary servicer method whose errors are fields: a server that is about to end says UNAVAILABLE instead."""
+
+    @wraps(method)
+    def wrapped(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
+        try:
+            self._orchestrator.check_here()
+        except errors.Draining as error:
+            abort(context, error)
+        return method(self, request, context)
 
     return wrapped  # type: ignore[return-value]

@@ -9,7 +9,7 @@ from auxilium_rl.core.dto import EnvironmentSpec
 from auxilium_rl.core.requests import StartRequest
 from auxilium_rl.core.states import TERMINAL
 from auxilium_rl.core.training import TrainingOrchestrator
-from auxilium_rl.transport.errors import public_message
+from auxilium_rl.transport.errors import answers_to_the_last, public_message
 from generated import policy_trainer_pb2 as pb
 from generated import policy_trainer_pb2_grpc
 
@@ -23,6 +23,7 @@ class TrainerServicer(policy_trainer_pb2_grpc.PolicyTrainerServiceServicer):
         self._orchestrator = orchestrator
         self._acting = acting
 
+    @answers_to_the_last
     def NegotiateEnvironment(
         self, request: pb.NegotiateEnvironmentRequest, context: grpc.ServicerContext
     ) -> pb.NegotiateEnvironmentResponse:
@@ -43,14 +44,17 @@ class TrainerServicer(policy_trainer_pb2_grpc.PolicyTrainerServiceServicer):
             return pb.NegotiateEnvironmentResponse(accepted=False, message=public_message(error), echoed_spec=spec)
         return pb.NegotiateEnvironmentResponse(accepted=True, message="Environment accepted", echoed_spec=spec)
 
+    @answers_to_the_last
     def StartTrainingPPO(self, request: pb.TrainingRequest, context: grpc.ServicerContext) -> pb.TrainingResponse:
         """Start a PPO run."""
         return self._start("ppo", request, context)
 
+    @answers_to_the_last
     def StartTrainingA2C(self, request: pb.TrainingRequest, context: grpc.ServicerContext) -> pb.TrainingResponse:
         """Start an A2C run."""
         return self._start("a2c", request, context)
 
+    @answers_to_the_last
     def StartTrainingDQN(self, request: pb.TrainingRequest, context: grpc.ServicerContext) -> pb.TrainingResponse:
         """Start a DQN run."""
         return self._start("dqn", request, context)
@@ -74,6 +78,7 @@ class TrainerServicer(policy_trainer_pb2_grpc.PolicyTrainerServiceServicer):
             message += f" (no gym_ids were given: training on '{run.spec.environment.uri}')"
         return pb.TrainingResponse(status=pb.STARTED, message=message, run_id=run.run_id)
 
+    @answers_to_the_last
     def GetTrainingStatus(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusResponse:
         """How far a run is."""
         try:
@@ -88,6 +93,7 @@ class TrainerServicer(policy_trainer_pb2_grpc.PolicyTrainerServiceServicer):
             error_message=run.error_message,
         )
 
+    @answers_to_the_last
     def Act(self, request: pb.ActRequest, context: grpc.ServicerContext) -> pb.ActResponse:
         """One deterministic action."""
         try:

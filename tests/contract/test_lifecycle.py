@@ -232,11 +232,11 @@ class Walk(RuleBasedStateMachine):
             assert found == {run: (state, self.epoch[run]) for run, state in self.state.items()}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["sqlite", *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS[1:])])
 def test_random_walks(kind: str, pytestconfig: pytest.Config) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
-    walks = 200 if pytestconfig.getoption("--long") else 8
+    walks = 100 if pytestconfig.getoption("--long") else 8
     machine = type("Walk", (Walk,), {"kind": kind})
     run_state_machine_as_test(
         machine, settings=settings(max_examples=walks, stateful_step_count=40, deadline=None, derandomize=True)

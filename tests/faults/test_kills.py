@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import signal
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -24,12 +26,15 @@ def start_long(server: Server) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
-def test_worker_that_dies_of_a_signal(number: signal.Signals, tmp_path: Path) -> None:
+def test_worker_that_dies_of_a_signal(number: signal.Signals, tmp_path: Path, promise: Callable[..., None]) -> None:
     with running(tmp_path / "data", default_env="gym:CartPole-v1") as server:
         victim, other = start_long(server), start_long(server)
-        worker_of(server, victim).send_signal(number)
-        run = server.client.run(victim)
+        run, worker = server.client.run(victim), worker_of(server, victim)
+        worker.send_signal(number)
+        begun = time.monotonic()
         until(lambda: (run.status().attempt, run.status().state) == (2, "RUNNING"), "another worker")
+        took = time.monotonic() - begun
+        promise(f"{number.name} of a worker, until its run trains again", "<= 2 s", f"{took:.2f} s")
         assert f"the worker died of {number.name}" in server.logged()
         done = {run_id: server.status(run_id).timesteps_done for run_id in (victim, other)}
         until(lambda: all(server.status(r).timesteps_done > done[r] for r in done), "both runs going on")
@@ -73,7 +78,7 @@ def test_warm_parent_that_dies_takes_its_workers_and_is_replaced(tmp_path: Path)
         assert server.done(run_id).error_message == ""
 
 
-def test_server_killed_again_and_again_loses_nothing(tmp_path: Path, kills: int) -> None:
+def test_server_killed_again_and_again_loses_nothing(tmp_path: Path, kills: int, promise: Callable[..., None]) -> None:
     rng = random.Random(4)
     acknowledged: set[str] = set()
     stopped: set[str] = set()
@@ -106,6 +111,7 @@ def test_server_killed_again_and_again_loses_nothing(tmp_path: Path, kills: int)
         assert not alive
     assert len(acknowledged) == 2 * kills
     assert stopped
+    promise("acknowledged starts lost in SIGKILLs of the server", "0 of 200 (20)", f"0 of {2 * kills}")
 
 
 def test_sigterm_saves_and_a_queued_run_waits_for_the_next_server(tmp_path: Path) -> None:

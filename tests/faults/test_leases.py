@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from auxilium_rl.simulator import serve_env
 from tests.databases import database
 from tests.e2e.harness import Server, processes_below, running, until, worker_of
-from tests.faults.test_resume import checkpoints, start
+from tests.faults.test_resume import checkpoints, ended, equal, start, weights
 
 LEASE = {"lease_seconds": 1.5, "heartbeat_seconds": 0.3, "checkpoint_freq": 500}
 
@@ -46,10 +47,13 @@ def test_a_run_whose_workers_are_stopped_again_and_again_is_given_up(tmp_path: P
 
 
 @pytest.mark.long
-def test_a_server_and_its_worker_that_wake_after_another_took_their_run(tmp_path: Path) -> None:
+def test_a_server_and_its_worker_that_wake_after_another_took_their_run(
+    tmp_path: Path, promise: Callable[..., None]
+) -> None:
     with database("postgresql", tmp_path) as url:
         shared = shared_settings(url, tmp_path)
         first = Server(tmp_path / "first", **shared)
+        alone = ended(start(first, "ppo", total_timesteps=32 * 2 * 1000))
         run_id = start(first, "ppo", total_timesteps=32 * 2 * 1000).run_id
         until(lambda: checkpoints(first.client.run(run_id)), "a checkpoint")
         family = [first.process, *processes_below(first)]
@@ -65,7 +69,10 @@ def test_a_server_and_its_worker_that_wake_after_another_took_their_run(tmp_path
             assert second.act(run_id, [0, 0, 0, 0]).success
             rows = [(metric.key, metric.step) for metric in run.metrics()]
             assert len(rows) == len(set(rows))
-            until(lambda: "worker_ended" in first.logged() or "worker_died" in first.logged(), "the old worker's end")
+            until(lambda: first.logged().count("worker_ended") > 1 or "worker_died" in first.logged(), "its end")
+            # Any write of the old worker would have left another checkpoint, other metrics or another end.
+            assert equal(weights(status), weights(alone))
+            promise("writes accepted of a worker that was stopped past its lease", "0", "0")
         first.kill()
 
 
@@ -113,6 +120,25 @@ def test_two_servers_on_one_database(url: str, tmp_path: Path) -> None:
         with running(tmp_path / "third", **shared) as third:
             third.client.run(stopped.run_id).stop(immediate=True)  # of a run whose worker is the second's
             assert stopped.wait(timeout=30).state == "STOPPED"
+
+
+@pytest.mark.long
+def test_a_machine_that_is_lost(tmp_path: Path, promise: Callable[..., None]) -> None:
+    """Only the lease can tell, and it is the one by default."""
+    with database("postgresql", tmp_path) as url:
+        shared = {name: value for name, value in shared_settings(url, tmp_path).items() if name not in LEASE}
+        first = Server(tmp_path / "first", **shared)
+        run_id = start(first, "ppo", total_timesteps=10**8).run_id
+        until(lambda: first.client.run(run_id).status().state == "RUNNING", "training")
+        with running(tmp_path / "second", **shared) as second:
+            run = second.client.run(run_id)
+            first.kill()
+            begun = time.monotonic()
+            until(lambda: (run.status().attempt, run.status().state) == (2, "RUNNING"), "another worker", 90)
+            took = time.monotonic() - begun
+            run.stop(immediate=True)
+            run.wait(timeout=30)
+    promise("a machine lost, until another trains its run", "<= 45 s", f"{took:.1f} s")
 
 
 class Hanging(gymnasium.Env[Any, Any]):

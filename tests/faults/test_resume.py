@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,35 @@ def test_the_weights_are_those_of_a_run_that_was_left_alone(case: str, server: S
     rows = [(metric.key, metric.step) for metric in run.metrics()]
     assert len(rows) == len(set(rows))
     assert losses(run) == losses(server.client.run(alone.run_id))
+
+
+CUTS = {"survived": 0}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("cut", range(5))
+@pytest.mark.parametrize("case", CASES)
+def test_cut_at_a_random_moment(case: str, cut: int, server: Server, promise: Callable[..., None]) -> None:
+    """Wherever that is: before the first checkpoint, between two, or inside of one."""
+    rng = random.Random(f"{case} {cut}")
+    alone = _alone(case, server)
+    run = start(server, case)
+    at = rng.randrange(alone.total_timesteps * 3 // 4)
+    until(lambda: run.status().timesteps_done >= at and run.status().state == "RUNNING", "training")
+    worker_of(server, run.run_id).kill()
+    status = ended(run)
+    assert (status.attempt, status.timesteps_done) == (2, alone.timesteps_done)
+    assert equal(weights(status), weights(alone))
+    CUTS["survived"] += 1
+    if (case, cut) == (list(CASES)[-1], 4):
+        survived = f"{CUTS['survived']} of 15"
+        promise("bit-exact resume at random cuts, three algorithms, new process", "15 of 15", survived)
+
+
+def _alone(case: str, server: Server) -> RunStatus:
+    """A run of this case that nobody disturbed; one is enough."""
+    seen = [run for run in server.client.runs(experiment_id=f"alone-{case}") if run.state == "SUCCEEDED"]
+    return seen[0] if seen else ended(start(server, case, experiment_id=f"alone-{case}"))
 
 
 @pytest.mark.parametrize("case", ["ppo", *(pytest.param(case, marks=pytest.mark.long) for case in ("a2c", "dqn"))])

@@ -20,7 +20,7 @@ QUICK = {"lease_seconds": 1.0, "heartbeat_seconds": 0.2, "health_probe_interval"
 
 def long(server: Server) -> Any:
     """A run that has checkpoints, and a second or two to go."""
-    run = start(server, "ppo", total_timesteps=32 * 2 * 400)
+    run = start(server, "ppo", total_timesteps=32 * 2 * 150)
     until(lambda: checkpoints(run), "a checkpoint")
     return run
 
@@ -84,7 +84,7 @@ def test_a_database_that_is_away_for_longer_than_the_lease(kind: str, tmp_path: 
         with running(tmp_path / "data", database_url=behind, **QUICK) as server:
             alone = ended(long(server))
             assert server.act(alone.run_id, [0, 0, 0, 0]).success
-            run = start(server, "ppo", total_timesteps=32 * 2 * 400)
+            run = start(server, "ppo", total_timesteps=32 * 2 * 150)
             until(lambda: checkpoints(run), "a checkpoint")
             assert run.act([0, 0, 0, 0]) in {0, 1}
             log = server.data / "logs" / run.run_id / "worker.log"
