@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from bench import acting, footprint, peers, remote_training, simulators, training
+from bench import acting, durability, footprint, peers, remote_training, simulators, training
 from bench.measure import report
 
 GROUPS = {
     "footprint": footprint.figures,
     "acting": acting.figures,
     "training": training.figures,
+    "durability": durability.figures,
     "simulators": simulators.figures,
     "peers": peers.figures,
     "remote_training": remote_training.figures,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -227,7 +228,7 @@ class Learner:
             raise LeaseLost("the run was taken from this worker before its first step")
 
     def _save(self, kind: str) -> None:
-        timesteps = 0 if kind == "initial" else self.model.num_timesteps
+        begun, timesteps = time.perf_counter(), 0 if kind == "initial" else self.model.num_timesteps
         self._endure(self._reporter.write_metrics)  # a run that goes on from here logs only what comes later
         checkpoint = self._endure(lambda: self._put(timesteps, kind))
         reach("before_row", self._run.run_id)
@@ -244,6 +245,8 @@ class Learner:
             self._store.discard(old)
             self._kept.remove(old)
         self._replay.forget_all_but(self._kept)
+        took = round(time.perf_counter() - begun, 4)
+        _log.info("checkpoint_saved", kind=kind, timesteps=timesteps, bytes=checkpoint.size, seconds=took)
 
     def _put(self, timesteps: int, kind: str) -> Checkpoint:
         run_id = self._run.run_id
