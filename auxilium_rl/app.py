@@ -70,7 +70,6 @@ class Application:
         self._engine = open_database(settings.sql_url)
         migrate(self._engine)
         registry = SqlRunRegistry(self._engine)
-        self._closer = GymCloser(registry, settings.sim_close_timeout)
         self._feed = RunFeed(registry, SqlMetricStore(self._engine), capacity=settings.max_watch_streams)
         token = settings.attach_token.get_secret_value() if settings.attach_token else ""
         self._gateway = Gateway(registry, token, settings.max_attached_simulators)
@@ -86,6 +85,7 @@ class Application:
             EnvConfig(settings.observation_dim, settings.action_dim, settings.max_steps),
             settings.checkpoint_freq,
         )
+        self._closer = GymCloser(registry, settings.sim_close_timeout, self.orchestrator.wake)
         self.orchestrator.connect(
             registry,
             self.executor,

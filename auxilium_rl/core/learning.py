@@ -232,18 +232,15 @@ class Learner:
         self._endure(self._reporter.write_metrics)  # a run that goes on from here logs only what comes later
         checkpoint = self._endure(lambda: self._put(timesteps, kind))
         reach("before_row", self._run.run_id)
-        if not self._endure(lambda: self._registry.add_checkpoint(checkpoint, self._run.lease_epoch)):
+        kept = [*(before for before in self._kept if before.timesteps != timesteps), checkpoint]
+        forget = [old.timesteps for old in outlived(kept, self._keep, self._keep_best)]
+        if not self._endure(lambda: self._registry.add_checkpoint(checkpoint, self._run.lease_epoch, forget)):
             raise LeaseLost("another worker holds this run")
         reach("after_row", self._run.run_id)
-        if self._kept and self._kept[-1].timesteps == timesteps:  # its row was replaced
-            replaced = self._kept.pop()
-            if replaced.path != checkpoint.path:
-                self._store.discard(replaced)
-        self._kept.append(checkpoint)
-        for old in outlived(self._kept, self._keep, self._keep_best):
-            self._endure(lambda old=old: self._registry.drop_checkpoint(old.run_id, old.timesteps))  # type: ignore[misc]
-            self._store.discard(old)
-            self._kept.remove(old)
+        for old in self._kept:
+            if (old.timesteps == timesteps or old.timesteps in forget) and old.path != checkpoint.path:
+                self._store.discard(old)
+        self._kept = [one for one in kept if one.timesteps not in forget]
         self._replay.forget_all_but(self._kept)
         took = round(time.perf_counter() - begun, 4)
         _log.info("checkpoint_saved", kind=kind, timesteps=timesteps, bytes=checkpoint.size, seconds=took)

@@ -80,7 +80,8 @@ class RunRegistry(Protocol):
         """The run that finished last of those whose model was exported to this ``spec.model_output_path``."""
 
     def claim_next(self, owner: str, lease: float = 30.0) -> Run | None:
-        """Take the oldest run that is QUEUED, or INTERRUPTED and due again: STARTING, attempt + 1, fruitless_attempts
+        """Take the oldest run that is QUEUED, or INTERRUPTED and due again, and whose gyms no earlier run still owes a
+        first try of their Close: STARTING, attempt + 1, fruitless_attempts
         + 1, lease_epoch + 1, lease_owner, leased for ``lease`` seconds. None: nothing is to be run now.
         """
 
@@ -122,9 +123,12 @@ class RunRegistry(Protocol):
     ) -> bool:
         """A worker's progress; never lowers timesteps_done. False: the lease is lost. Empty engine: unchanged."""
 
-    def add_checkpoint(self, checkpoint: Checkpoint, epoch: int) -> bool:
+    def add_checkpoint(self, checkpoint: Checkpoint, epoch: int, forget: Collection[int] = ()) -> bool:
         """Record a checkpoint that the store holds (its commit point); but for the initial one, attempts were not
         fruitless. False: the lease is lost.
+
+        Args:
+            forget: timesteps of those that it outlives; their files may be removed afterwards.
         """
 
     def put_simulator_session(self, run_id: str, epoch: int, session: str) -> bool:
@@ -132,9 +136,6 @@ class RunRegistry(Protocol):
 
     def mark_corrupt(self, run_id: str, timesteps: int, reason: str) -> None:
         """A checkpoint turned out to be damaged: nobody uses it any more, and everybody can see why."""
-
-    def drop_checkpoint(self, run_id: str, timesteps: int) -> None:
-        """Forget a checkpoint before its files are removed."""
 
     def request_stop(self, run_id: str, *, immediate: bool, exported_path: str = "") -> Run:
         """Note the wish; runs without a worker become STOPPED at once. Terminal runs stay. Raises RunNotFound.

@@ -179,6 +179,10 @@ class TrainingOrchestrator:
                     break
             return not self._live
 
+    def wake(self) -> None:
+        """Look for runs to start now."""
+        self._wake.set()
+
     def check_here(self) -> None:
         """Raises Draining when the server answers no calls any more."""
         if self._gone:

@@ -6,6 +6,7 @@ Closes owed are rows of the registry, so they survive this server.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import grpc
 import structlog
@@ -27,10 +28,14 @@ _REFUSALS = 5
 
 
 class GymCloser:
-    """A thread that closes gyms when it is woken, and again with back-off while simulators do not answer."""
+    """A thread that closes gyms when it is woken, and again with back-off while simulators do not answer.
 
-    def __init__(self, registry: RunRegistry, timeout: float) -> None:
-        self._registry = registry
+    Args:
+        on_tried: called after Closes were sent: runs may wait for that.
+    """
+
+    def __init__(self, registry: RunRegistry, timeout: float, on_tried: Callable[[], None] = lambda: None) -> None:
+        self._registry, self._on_tried = registry, on_tried
         self._timeout = timeout
         self._wake = threading.Event()
         self._ended = False
@@ -75,6 +80,8 @@ class GymCloser:
                 ]
                 for close, call in zip(mine, calls, strict=True):
                     self._record(close, call)
+        if due:
+            self._on_tried()
 
     def _record(self, close: GymClose, call: grpc.Future) -> None:
         try:

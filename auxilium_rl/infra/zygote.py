@@ -54,7 +54,6 @@ def main(descriptor: int, lifeline: int) -> None:
         code = 0
     except BaseException:  # noqa: BLE001 - said here, for nothing comes after
         traceback.print_exc()
-    # Not by the interpreter's own end: signals of children that die meanwhile have been seen to keep it there for ever.
     sys.stderr.flush()
     os._exit(code)
 
@@ -94,6 +93,10 @@ class _Zygote:
                 if self._server in ready and not self._fork_one():
                     return
         finally:
+            # Before the socket that signals are written to is closed: Python would tell of each that it could not
+            # write, and two of them at once, in a traced process, make CPython 3.11 tell for ever.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.set_wakeup_fd(-1)
             for pid in self._children:
                 os.kill(pid, signal.SIGKILL)
 

@@ -83,6 +83,23 @@ def test_delete(registry: SqlRunRegistry) -> None:
     assert {close.gym_id for close in registry.due_closes()} == {"a", "b"}  # still owed
 
 
+def test_a_run_waits_until_its_gyms_were_closed_for_the_one_before(registry: SqlRunRegistry) -> None:
+    create(registry, RunState.RUNNING)
+    registry.create("next", SPEC, close_address="h:1")
+    registry.create("elsewhere", SPEC, close_address="h:2")
+    registry.transition("r", RunState.FAILED)
+    claimed = registry.claim_next("here:me")
+    assert claimed is not None
+    assert claimed.run_id == "elsewhere"
+    first, second = registry.due_closes()
+    registry.close_done(first.id, "closed")
+    assert registry.claim_next("here:me") is None
+    registry.close_failed(second.id, "away", 60)  # it was tried; whether the simulator is there, the next run finds out
+    claimed = registry.claim_next("here:me")
+    assert claimed is not None
+    assert claimed.run_id == "next"
+
+
 def test_quota_of_an_experiment(registry: SqlRunRegistry) -> None:
     registry.create("a", SPEC, max_unfinished=1)
     with pytest.raises(QuotaExceeded, match="MAX_UNFINISHED_RUNS_PER_EXPERIMENT"):

@@ -56,10 +56,13 @@ def test_drawn_seed_is_recorded(server: Server) -> None:
 
 
 def test_checkpoints_beyond_the_newest_go(tmp_path: Path) -> None:
-    with running(tmp_path / "data", default_env="gym:CartPole-v1", checkpoint_keep=2) as server:
+    keep = {"checkpoint_keep": 2, "checkpoint_keep_best": 1}
+    with running(tmp_path / "data", default_env="gym:CartPole-v1", **keep) as server:
         run = server.client.train("ppo", total_timesteps=640, hyperparameters=QUICK, checkpoint_freq=64)
         kept = run.wait().checkpoints
-        assert [c.timesteps for c in kept] == [576, 640]
+        assert [c.timesteps for c in kept][-2:] == [576, 640]
+        assert len(kept) <= 3
+        assert max(c.score for c in kept if c.score is not None) == kept[0].score or len(kept) == 2
         folders = (server.data / "checkpoints" / run.run_id).iterdir()
         assert sorted(Path(c.path).parent.name for c in kept) == sorted(f.name for f in folders)
 

@@ -55,7 +55,7 @@ class GymCloseRows:
         """See ``RunRegistry``."""
         with writing(self._engine) as connection:
             connection.execute(
-                update(gym_closes).where(gym_closes.c.id == close_id, _OWED).values(outcome=outcome[:255])
+                update(gym_closes).where(gym_closes.c.id == close_id, _OWED).values(outcome=outcome[:255], due_at=None)
             )
 
     def close_failed(self, close_id: int, error: str, retry_in: float) -> None:
@@ -78,6 +78,18 @@ class GymCloseRows:
         rows = [{"run_id": run_id, "address": address, "gym_id": name, "due_at": due_at} for name in gym_ids]
         if rows:
             connection.execute(insert(gym_closes), rows)
+
+    @staticmethod
+    def _still_to_close(connection: Connection) -> list[str]:
+        """The runs that name a gym whose Close, owed for an earlier run, has not been tried yet: it would hit them."""
+        names = (gym_closes.c.address, gym_closes.c.gym_id)
+        untried = select(*names).where(gym_closes.c.due_at.is_not(None), _OWED, gym_closes.c.attempts == 0)
+        pending = {(row.address, row.gym_id) for row in connection.execute(untried)}
+        if not pending:
+            return []
+        gyms = gym_closes.c.gym_id.in_({gym_id for _, gym_id in pending})
+        held = select(gym_closes.c.run_id, *names).where(gym_closes.c.due_at.is_(None), _OWED, gyms)
+        return [row.run_id for row in connection.execute(held) if (row.address, row.gym_id) in pending]
 
     def _make_due(self, connection: Connection, run_id: str) -> None:
         connection.execute(update(gym_closes).where(gym_closes.c.run_id == run_id, _OWED).values(due_at=self._now()))

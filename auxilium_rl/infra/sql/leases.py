@@ -24,15 +24,11 @@ class RunLeases(RunRows):
     def claim_next(self, owner: str, lease: float = 30.0) -> Run | None:
         """See ``RunRegistry``."""
         due = or_(runs.c.retry_at.is_(None), runs.c.retry_at <= self._now())
-        oldest = (
-            select(runs.c.run_id)
-            .where(or_(runs.c.state == RunState.QUEUED.value, and_(runs.c.state == RunState.INTERRUPTED.value, due)))
-            .order_by(runs.c.number)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
+        waits = or_(runs.c.state == RunState.QUEUED.value, and_(runs.c.state == RunState.INTERRUPTED.value, due))
         with writing(self._engine) as connection:
-            run_id = connection.execute(oldest).scalar()
+            free = runs.c.run_id.not_in(self._still_to_close(connection))
+            oldest = select(runs.c.run_id).where(waits, free).order_by(runs.c.number).limit(1)
+            run_id = connection.execute(oldest.with_for_update(skip_locked=True)).scalar()
             if run_id is None:
                 return None
             connection.execute(

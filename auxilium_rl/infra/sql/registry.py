@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, and_, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from auxilium_rl.core.dto import Checkpoint, EnvironmentSpec, Run, RunSpec
@@ -121,7 +121,7 @@ class SqlRunRegistry(RunWishes):
 
     # -- checkpoints
 
-    def add_checkpoint(self, checkpoint: Checkpoint, epoch: int) -> bool:
+    def add_checkpoint(self, checkpoint: Checkpoint, epoch: int, forget: Collection[int] = ()) -> bool:
         """See ``RunRegistry``."""
         with writing(self._engine) as connection:
             mine = update(runs).where(held_by(checkpoint.run_id, epoch))
@@ -132,7 +132,9 @@ class SqlRunRegistry(RunWishes):
                 return False
             behind = runs.c.timesteps_done < checkpoint.timesteps
             connection.execute(mine.where(behind).values(timesteps_done=checkpoint.timesteps))
-            connection.execute(_same_checkpoint(checkpoint.run_id, checkpoint.timesteps))
+            gone = [checkpoint.timesteps, *forget]
+            theirs = and_(checkpoints.c.run_id == checkpoint.run_id, checkpoints.c.timesteps.in_(gone))
+            connection.execute(delete(checkpoints).where(theirs))
             connection.execute(insert(checkpoints).values(**checkpoint_row(checkpoint)))
             return True
 
@@ -144,11 +146,6 @@ class SqlRunRegistry(RunWishes):
                 .where(checkpoints.c.run_id == run_id, checkpoints.c.timesteps == timesteps)
                 .values(corrupt=reason[:1024])
             )
-
-    def drop_checkpoint(self, run_id: str, timesteps: int) -> None:
-        """See ``RunRegistry``."""
-        with writing(self._engine) as connection:
-            connection.execute(_same_checkpoint(run_id, timesteps))
 
     # -- health
 
@@ -184,7 +181,3 @@ def _admit(connection: Connection, experiment_id: str, max_queued: int, max_unfi
             "MAX_UNFINISHED_RUNS_PER_EXPERIMENT bounds them",
             f"experiment:{experiment_id:.80}",
         )
-
-
-def _same_checkpoint(run_id: str, timesteps: int) -> Any:
-    return delete(checkpoints).where(checkpoints.c.run_id == run_id, checkpoints.c.timesteps == timesteps)

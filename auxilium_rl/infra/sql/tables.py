@@ -76,6 +76,7 @@ runs = Table(
     Index(None, "output_path_digest", "finished_at"),
     Index(None, "experiment_id", "number"),
     Index(None, "algorithm", "number"),
+    Index(None, "algorithm", "state", "number"),
 )
 
 checkpoints = Table(

@@ -13,5 +13,6 @@ def upgrade() -> None:
     op.add_column("runs", sa.Column("active_seconds", sa.Double(), nullable=False, server_default="0"))
     op.add_column("runs", sa.Column("attempt_started_at", sa.BigInteger(), nullable=True))
     op.add_column("checkpoints", sa.Column("score", sa.Double(), nullable=True))
-    for columns in (["parent_run_id"], ["experiment_id", "number"], ["algorithm", "number"]):
+    listed = (["experiment_id", "number"], ["algorithm", "number"], ["algorithm", "state", "number"])
+    for columns in (["parent_run_id"], *listed):
         op.create_index(op.f(f"ix_runs_{'_'.join(columns)}"), "runs", columns)
