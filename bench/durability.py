@@ -70,7 +70,7 @@ def _standing_still(algorithm: str, hyperparameters: dict[str, Any], steps: int,
             assert status.started_at
             assert status.finished_at
             log = Path(status.tensorboard_dir).with_name("worker.log").read_text()
-            saved = [json.loads(line) for line in log.splitlines() if '"checkpoint_saved"' in line]
+            saved = [json.loads(line) for line in log.splitlines() if '"checkpoint_taken"' in line]
             periodic = [one["seconds"] for one in saved if one["kind"] == "periodic"]
             assert len(periodic) >= steps // 10_000 - 1
             # What one checkpoint costs, on the time between two of them.

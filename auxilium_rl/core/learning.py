@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +14,25 @@ from stable_baselines3.common.logger import Logger
 
 from auxilium_rl.core.artifact import PolicyArtifact
 from auxilium_rl.core.board import Board
+from auxilium_rl.core.checkpointing import Checkpointer
 from auxilium_rl.core.compatibility import effective_algorithm, effective_policy
 from auxilium_rl.core.control import Control, EndedEarly
-from auxilium_rl.core.dto import Checkpoint, Run
+from auxilium_rl.core.dto import Run
 from auxilium_rl.core.endurance import Endurance
 from auxilium_rl.core.engine import accelerate
 from auxilium_rl.core.errors import InvalidRequest, LanesLost, LeaseLost
-from auxilium_rl.core.failpoints import reach
 from auxilium_rl.core.hyperparameters import check_together
 from auxilium_rl.core.lanes import LanePort
-from auxilium_rl.core.learner_state import captured, put_back_moment
+from auxilium_rl.core.learner_state import put_back_moment
 from auxilium_rl.core.ports import MetricStore, ModelStore, RunRegistry
-from auxilium_rl.core.replay_keeper import ReplayKeeper
-from auxilium_rl.core.resuming import LEARNER_FILE, Resumption
+from auxilium_rl.core.resuming import Resumption
 from auxilium_rl.core.run_callback import ProgressReporter, RunCallback
 from auxilium_rl.core.sb3_arguments import algorithm_class, sb3_arguments
 from auxilium_rl.core.states import RunState
 from auxilium_rl.core.transplant import pending_timesteps, transplanted
-from auxilium_rl.core.wrappers import build_env, normalisation_json
-from auxilium_rl.wire.trees import pack
+from auxilium_rl.core.wrappers import build_env
 
-__all__ = ["Learner", "Outcome", "outlived"]
+__all__ = ["Learner", "Outcome"]
 
 _log = structlog.get_logger(__name__)
 
@@ -54,8 +50,7 @@ class Learner:
 
     Args:
         run: as claimed; its ``lease_epoch`` goes with every write.
-        checkpoint_keep: how many of the newest checkpoints stay.
-        keep_best: how many of those with the best score stay as well.
+        checkpoint_keep, keep_best: see ``Checkpointer``.
         resumption: where an earlier worker of this run got to, or its parent.
         tensorboard_dir: where event files go.
     """
@@ -80,10 +75,20 @@ class Learner:
         self._registry, self._metrics, self._store = registry, metrics, store
         self._control = control
         self._endure = endurance.until_it_works
-        self._keep, self._keep_best = checkpoint_keep, keep_best
         self._tensorboard_dir = tensorboard_dir
-        self._kept: list[Checkpoint] = [kept for kept in run.checkpoints if not kept.corrupt]
         self._lost_timesteps = 0
+        self._reporter = ProgressReporter(
+            run.run_id, run.lease_epoch, registry, metrics, control, lambda: self.model.num_timesteps
+        )
+        self._checkpoints = Checkpointer(
+            run,
+            registry,
+            store,
+            endurance,
+            self._reporter.write_metrics,
+            keep=checkpoint_keep,
+            keep_best=keep_best,
+        )
         self._check_lanes()
         self.model = self._build_model()
         self._resumption = self._take_over(resumption)
@@ -92,11 +97,10 @@ class Learner:
         self._engine = report.name if not report.reason else f"{report.name}: {report.reason}"
         if self.algorithm != self._spec.algorithm:
             self._engine = f"{self.algorithm}, because the simulator has an action mask; {self._engine}"
-        self._artifact = PolicyArtifact(self.model, self.algorithm)
+        self._checkpoints.follow(self.model, PolicyArtifact(self.model, self.algorithm))
 
     def _take_over(self, resumption: Resumption | None) -> Resumption | None:
         """Give the model what a checkpoint knows; gives the checkpoint when learning goes on from it."""
-        self._replay = ReplayKeeper(self._store, self._run.run_id)
         parent = self._spec.parent
         if resumption is not None and resumption.checkpoint.run_id != self._run.run_id:
             assert parent is not None
@@ -104,10 +108,7 @@ class Learner:
             if parent.kind == "clone":
                 resumption.put_weights(self.model)
                 resumption = None
-        if resumption is None:
-            self._replay.begin(self.model)
-        else:
-            self._replay.go_on(resumption.put_back(self.model, self._store, self._run.run_id), self._kept)
+        self._checkpoints.begin(self.model, resumption)
         return resumption
 
     def learn(self) -> Outcome:
@@ -119,18 +120,10 @@ class Learner:
             EndedEarly: on ``stop_now`` or ``interrupt``, while the store could not be written.
         """
         done = self.model.num_timesteps
-        callback = RunCallback(self._control, self._save, self._spec.checkpoint_freq, self._begin, done)
-        reporter = self._reporter = ProgressReporter(
-            self._run.run_id,
-            self._run.lease_epoch,
-            self._registry,
-            self._metrics,
-            self._control,
-            lambda: self.model.num_timesteps,
-        )
+        callback = RunCallback(self._control, self._checkpoints.save, self._spec.checkpoint_freq, self._begin, done)
         board = Board(str(self._tensorboard_dir))
-        self.model.set_logger(Logger(str(self._tensorboard_dir), [reporter, board]))
-        reporter.start()
+        self.model.set_logger(Logger(str(self._tensorboard_dir), [self._reporter, board]))
+        self._reporter.start()
         command, at_boundary = "", True
         try:
             if self._resumption is not None:
@@ -139,12 +132,14 @@ class Learner:
         except EndedEarly as early:
             command, at_boundary = early.command, early.at_boundary
         finally:
+            self._checkpoints.settle()
             board.close()
-            reporter.close()
+            self._reporter.close()
         if command not in {"interrupt", "pause"}:
-            self._save("final")
+            self._checkpoints.save("final")
         elif at_boundary:  # else it goes on from the checkpoint before, as if this rollout had not been
-            self._save("periodic")
+            self._checkpoints.save("periodic")
+        self._checkpoints.finish()
         return Outcome(command, self.model.num_timesteps)
 
     def _go_on(self, resumption: Resumption) -> None:
@@ -179,17 +174,17 @@ class Learner:
     def _transplanted(self) -> tuple[BaseAlgorithm, str]:
         """A model on the lanes that are left, with all that the one before had learned."""
         check_together(self.algorithm, self._spec.hyperparameters, self._lanes.lanes)
-        old = self.model
-        new = transplanted(old, self._build_model)
+        self._checkpoints.finish()
+        new = transplanted(self.model, self._build_model)
         report = accelerate(new)
-        self._artifact = PolicyArtifact(new, self.algorithm)
-        self._replay.begin(new)
+        self._checkpoints.begin(new, None)
+        self._checkpoints.follow(new, PolicyArtifact(new, self.algorithm))
         return new, report.name if not report.reason else f"{report.name}: {report.reason}"
 
     def export(self) -> str:
         """Write the final model where the caller asked for it; gives that path, empty when none was asked for."""
         if self._spec.export_path:
-            self._endure(lambda: self._store.export(self._kept[-1], self._spec.export_path))
+            self._endure(lambda: self._store.export(self._checkpoints.newest, self._spec.export_path))
         return self._spec.export_path
 
     def _check_lanes(self) -> None:
@@ -215,7 +210,7 @@ class Learner:
     def _begin(self) -> None:
         """After the first step: the initial weights are saved, then the run says that it runs."""
         if self._newborn:
-            self._save("initial")
+            self._checkpoints.save("initial")
         self._announce()
 
     def _announce(self) -> None:
@@ -226,48 +221,3 @@ class Learner:
         begun = self._endure(lambda: self._registry.transition(run_id, RunState.RUNNING, epoch=epoch))
         if not begun and self._registry.get(run_id).lease_epoch != epoch:
             raise LeaseLost("the run was taken from this worker before its first step")
-
-    def _save(self, kind: str) -> None:
-        begun, timesteps = time.perf_counter(), 0 if kind == "initial" else self.model.num_timesteps
-        self._endure(self._reporter.write_metrics)  # a run that goes on from here logs only what comes later
-        checkpoint = self._endure(lambda: self._put(timesteps, kind))
-        reach("before_row", self._run.run_id)
-        kept = [*(before for before in self._kept if before.timesteps != timesteps), checkpoint]
-        forget = [old.timesteps for old in outlived(kept, self._keep, self._keep_best)]
-        if not self._endure(lambda: self._registry.add_checkpoint(checkpoint, self._run.lease_epoch, forget)):
-            raise LeaseLost("another worker holds this run")
-        reach("after_row", self._run.run_id)
-        for old in self._kept:
-            if (old.timesteps == timesteps or old.timesteps in forget) and old.path != checkpoint.path:
-                self._store.discard(old)
-        self._kept = [one for one in kept if one.timesteps not in forget]
-        self._replay.forget_all_but(self._kept)
-        took = round(time.perf_counter() - begun, 4)
-        _log.info("checkpoint_saved", kind=kind, timesteps=timesteps, bytes=checkpoint.size, seconds=took)
-
-    def _put(self, timesteps: int, kind: str) -> Checkpoint:
-        run_id = self._run.run_id
-        checkpoint = self._store.put(run_id, timesteps, kind, lambda folder: self._write_files(folder, kind))
-        returns = [float(episode["r"]) for episode in self.model.ep_info_buffer or ()]
-        return replace(checkpoint, score=float(np.mean(returns)) if returns else None)
-
-    def _write_files(self, folder: Path, kind: str) -> None:
-        self.model.save(folder / "model.zip")
-        reach("mid_write", self._run.run_id)
-        (folder / "policy.onnx").write_bytes(self._artifact.graph())
-        (folder / "policy.json").write_text(self._artifact.description())
-        scaling = self.model.get_vec_normalize_env()
-        if scaling is not None:
-            (folder / "vecnormalize.json").write_text(normalisation_json(scaling))
-        if kind != "initial" and self.model.num_timesteps:  # the initial one is taken in the middle of a rollout
-            # At its end a run does not ask its simulator any more, which may be away.
-            (folder / LEARNER_FILE).write_bytes(pack(captured(self.model, environments=kind == "periodic")))
-            self._replay.save(folder, self.model.num_timesteps)
-
-
-def outlived(kept: Sequence[Checkpoint], newest: int, best: int) -> list[Checkpoint]:
-    """Those of the checkpoints, oldest first, that are neither among the newest nor among the best."""
-    scored = [checkpoint for checkpoint in kept if checkpoint.score is not None and math.isfinite(checkpoint.score)]
-    ranked = sorted(scored, key=lambda checkpoint: (checkpoint.score, checkpoint.timesteps), reverse=True)
-    staying = {checkpoint.timesteps for checkpoint in (*kept[-newest:], *ranked[:best])}
-    return [checkpoint for checkpoint in kept if checkpoint.timesteps not in staying]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,26 @@ class ReplayKeeper:
             earlier = [checkpoint for checkpoint in kept if checkpoint.timesteps]
             self._needed = {checkpoint.timesteps: replay_of(checkpoint, self._store) for checkpoint in earlier}
 
-    def save(self, folder: Path, timesteps: int) -> None:
-        """Write the rows that are new, and into a checkpoint's folder which parts it needs."""
-        if self._log is not None:
-            kept = self._needed[timesteps] = self._log.save(timesteps)
+    def mark(self, timesteps: int) -> Callable[[Path], None] | None:
+        """What writes the rows that are new now, and into a checkpoint's folder which parts it needs; None: there is no
+        buffer. It may be called later, until the learner has added as many rows as the buffer has places for others.
+        """
+        log = self._log
+        if log is None:
+            return None
+        rows = log.rows_at(timesteps)
+
+        def write(folder: Path) -> None:
+            kept = self._needed[timesteps] = log.save_to(rows)
             (folder / REPLAY_FILE).write_text(json.dumps(kept))
+
+        return write
+
+    def stays_untouched(self, timesteps: int) -> bool:
+        """Whether the next ``timesteps`` (and the rollout in which they end) leave alone the rows that are not written
+        yet.
+        """
+        return self._log is None or self._log.room() > 2 * timesteps
 
     def forget_all_but(self, kept: Sequence[Checkpoint]) -> None:
         """Remove the parts that none of these checkpoints needs."""

@@ -48,21 +48,36 @@ class ReplayLog:
         self._store, self.run_id, self._buffer = store, run_id, buffer
         self._timesteps, self._rows = timesteps, rows
         self._parts: list[_Part] = []
-        self._saved = 0
+        self._saved, self._marked = 0, rows
 
-    def save(self, timesteps: int) -> dict[str, Any]:
-        """Write the rows that are new; gives what a checkpoint must remember. Raises StoreUnavailable."""
+    def rows_at(self, timesteps: int) -> int:
+        """How many rows were ever added, the learner having done ``timesteps``."""
         size, lanes = self._buffer.buffer_size, self._buffer.n_envs
         counted = self._rows + (timesteps - self._timesteps) // lanes
         # A learner that was stopped inside of a step has counted it and not stored it.
         rows = counted - (counted - self._buffer.pos) % size
         assert counted - rows <= 1, "the buffer holds other rows than the timesteps say"
+        self._marked = rows
+        return rows
+
+    def room(self) -> int:
+        """Timesteps that can be added after the last ``rows_at`` before a row is overwritten that is not written."""
+        return (self._buffer.buffer_size - (self._marked - self._saved)) * self._buffer.n_envs
+
+    def save(self, timesteps: int) -> dict[str, Any]:
+        """Write the rows that are new; gives what a checkpoint must remember. Raises StoreUnavailable."""
+        return self.save_to(self.rows_at(timesteps))
+
+    def save_to(self, rows: int) -> dict[str, Any]:
+        """Write the rows that are new up to ``rows``, which ``rows_at`` gave. Raises StoreUnavailable."""
+        size, lanes = self._buffer.buffer_size, self._buffer.n_envs
         first = max(self._saved, rows - size)
         for begin, end in self._cuts(first, rows):
             data = pack({name: _rows(values, begin, end, size) for name, values in _columns(self._buffer)})
             part = _Part(f"{begin:012d}-{end:012d}-{uuid4().hex[:8]}", begin, end, hashlib.sha256(data).hexdigest())
             self._store.put_part(self.run_id, part.name, data)
             self._parts.append(part)
+            self._saved = end
         self._saved = rows
         self._parts = [part for part in self._parts if part.last > rows - size]
         return {"rows": rows, "size": size, "lanes": lanes, "parts": [vars(part) for part in self._parts]}

@@ -10,14 +10,18 @@ from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
+import structlog
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
 
 from auxilium_rl.core.control import Control, EndedEarly
 from auxilium_rl.core.dto import MetricPoint
+from auxilium_rl.core.errors import StoreUnavailable
 from auxilium_rl.core.ports import MetricStore, RunRegistry
 
 __all__ = ["ProgressReporter", "RunCallback"]
+
+_log = structlog.get_logger(__name__)
 
 
 class RunCallback(BaseCallback):
@@ -85,7 +89,6 @@ class ProgressReporter(KVWriter):
         self._lock, self._wake, self._ended = threading.Lock(), threading.Event(), False
         self._writing = threading.Lock()  # whoever waits for it knows that everything before is written
         self._last = (-1, 0.0)
-        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
 
     def start(self) -> None:
@@ -117,24 +120,23 @@ class ProgressReporter(KVWriter):
                 raise
 
     def close(self) -> None:
-        """Write what is queued and end the thread. Raises what the store raised: no metric is lost in silence."""
+        """End the thread, and write what is queued if that works; else ``write_metrics`` still can."""
         self._ended = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._flush(math.inf)
-        if self._error is not None:
-            raise self._error
+        self._try_to_flush(math.inf)
 
     def _loop(self) -> None:
         while not self._ended:
             self._wake.wait(self._interval)
-            try:
-                self._flush(self._interval)
-            except Exception as error:  # noqa: BLE001 - tried again at the next turn; close() raises the last one
-                self._error = error
-            else:
-                self._error = None
+            self._try_to_flush(self._interval)
+
+    def _try_to_flush(self, elapsed: float) -> None:
+        try:
+            self._flush(elapsed)
+        except StoreUnavailable as error:  # what is queued stays so; the next turn, or the next checkpoint, writes it
+            _log.warning("progress_not_written", reason=error.message)
 
     def _flush(self, elapsed: float) -> None:
         self.write_metrics()

@@ -7,8 +7,8 @@ from datetime import datetime, timezone
 
 import pytest
 
+from auxilium_rl.core.checkpointing import outlived
 from auxilium_rl.core.dto import Checkpoint
-from auxilium_rl.core.learning import outlived
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
