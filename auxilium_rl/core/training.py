@@ -59,7 +59,7 @@ class TrainingOrchestrator:
         self._draining = threading.Event()
         self._closed = self._gone = False
         self._retry_at = math.inf
-        self._reap_from = 0.0
+        self._reap_from, self._store_was_away = 0.0, False
         self._unsettled: list[WorkerExit] = []
         self._live: dict[tuple[str, int], str] = {}
         self._lock = threading.Lock()
@@ -233,8 +233,8 @@ class TrainingOrchestrator:
                     pass
             except AuxiliumError as error:
                 _log.error("dispatch_failed", error=error.message)
-                if isinstance(error, StoreUnavailable):  # nobody could renew a lease meanwhile
-                    self._reap_from = time.monotonic() + self._lease
+                if isinstance(error, StoreUnavailable) and not isinstance(error, StoreBusy):
+                    self._store_was_away = True
 
     def _settle_late(self) -> None:
         """Write the ends that the database did not take when they came."""
@@ -245,6 +245,10 @@ class TrainingOrchestrator:
 
     def _reap(self) -> None:
         """Take runs from workers whose lease ran out, whoever's they were."""
+        if self._store_was_away:
+            self.registry.probe()  # raises while it still is
+            self._store_was_away = False
+            self._reap_from = time.monotonic() + self._lease  # nobody could renew a lease meanwhile
         if time.monotonic() < self._reap_from:
             return
         silent = self.registry.silent()
