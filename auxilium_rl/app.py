@@ -173,7 +173,7 @@ class Application:
 
 
 def _model_store(settings: Settings) -> ModelStore:
-    return ModelStore(settings.models_folder, settings.checkpoint_folder, export_root=settings.export_root)
+    return ModelStore(settings.models_folder, settings.checkpoint_place, export_root=settings.export_root)
 
 
 def _defaults(settings: Settings, orchestrator: TrainingOrchestrator, default_env: str) -> RequestDefaults:
@@ -243,7 +243,7 @@ def embed(
         grpc_max_workers=config.max_workers,
         models_dir=config.models_dir,
         checkpoint_dir=config.checkpoint_dir,
-        data_dir=config.checkpoint_dir,
+        data_dir=config.models_dir if "://" in config.checkpoint_dir else config.checkpoint_dir,
         logs_dir=None,
         log_level=config.log_level,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 import pytest
 
@@ -31,3 +32,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def kills(request: pytest.FixtureRequest) -> int:
     """How often a test that kills does so."""
     return 100 if request.config.getoption("--long") else 10
+
+
+_ROWS: list[tuple[str, str, str]] = []
+
+
+@pytest.fixture(scope="session")
+def promise() -> Callable[[str, str, str], None]:
+    """Note a row of the table that ``make faults`` prints: the promise, its figure, what was measured."""
+    return lambda what, figure, measured: _ROWS.append((what, figure, measured))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _ROWS:
+        return
+    terminalreporter.section("promises")
+    width = max(len(what) for what, _, _ in _ROWS)
+    for what, figure, measured in _ROWS:
+        terminalreporter.write_line(f"{what:<{width}}  {figure:<28}  {measured}")

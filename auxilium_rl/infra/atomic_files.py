@@ -18,6 +18,7 @@ __all__ = [
     "probe_folder",
     "sha256_of",
     "size_of",
+    "write_aside",
 ]
 
 _PROBE_BYTES = 4096
@@ -31,6 +32,20 @@ def disk_errors(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreUnavailable(f"{what}: {error.strerror or error}") from error
+
+
+def write_aside(data: bytes, target: Path, aside: Path) -> None:
+    """Write a file aside, force it to the disk, and bring it into place."""
+    try:
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(data)
+        fsync_file(aside)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(aside, target)
+        fsync_folder(target.parent)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def fsync_file(path: Path) -> None:

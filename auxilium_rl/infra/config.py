@@ -41,7 +41,9 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(Path("data"), description="Folder of everything the server keeps.")
     models_dir: Path | None = Field(None, description="Folder of finished models. Default: DATA_DIR/models.")
-    checkpoint_dir: Path | None = Field(None, description="Folder of checkpoints. Default: DATA_DIR/checkpoints.")
+    checkpoint_dir: str | None = Field(
+        None, description="Folder or URL (s3://bucket/folder) of checkpoints. Default: DATA_DIR/checkpoints."
+    )
     logs_dir: Path | None = Field(None, description="Folder of worker logs and TensorBoard. Default: DATA_DIR/logs.")
     model_export_root: Path | None = Field(None, description="Root of model_output_path. Default: MODELS_DIR.")
     database_url: SecretStr | None = Field(None, description="SQLAlchemy URL. Default: SQLite in DATA_DIR.")
@@ -106,6 +108,11 @@ class Settings(BaseSettings):
     health_probe_interval: float = Field(2.0, gt=0, description="Seconds between write probes of database and store.")
     algorithms: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Defaults by algorithm.")
 
+    @field_validator("checkpoint_dir", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, Path) else value
+
     @field_validator("gym_env_ids", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
@@ -149,9 +156,11 @@ class Settings(BaseSettings):
         return (self.models_dir or self.data_dir / "models").absolute()
 
     @property
-    def checkpoint_folder(self) -> Path:
-        """Absolute folder of checkpoints."""
-        return (self.checkpoint_dir or self.data_dir / "checkpoints").absolute()
+    def checkpoint_place(self) -> str:
+        """Absolute folder of checkpoints, or a URL."""
+        if self.checkpoint_dir and "://" in self.checkpoint_dir:
+            return self.checkpoint_dir
+        return str(Path(self.checkpoint_dir or self.data_dir / "checkpoints").absolute())
 
     @property
     def logs_folder(self) -> Path:

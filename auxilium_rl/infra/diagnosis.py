@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 
 from auxilium_rl.core.errors import AuxiliumError, StoreUnavailable
 from auxilium_rl.infra.atomic_files import probe_folder
+from auxilium_rl.infra.checkpoint_places import open_place
 from auxilium_rl.infra.config import Settings
 from auxilium_rl.infra.sql.database import HEAD, open_database, schema_version
 from auxilium_rl.infra.sql.registry import SqlRunRegistry
@@ -43,10 +44,13 @@ def diagnose(settings: Settings) -> Iterator[Finding]:
     folders = {
         "data folder": settings.data_dir.absolute(),
         "models folder": settings.models_folder,
-        "checkpoint folder": settings.checkpoint_folder,
         "logs folder": settings.logs_folder,
         "export root": settings.export_root,
     }
+    if "://" in settings.checkpoint_place:
+        yield from _told("checkpoints", lambda: _objects(settings.checkpoint_place))
+    else:
+        folders["checkpoint folder"] = Path(settings.checkpoint_place)
     for part, folder in folders.items():
         yield from _told(part, lambda folder=folder: _folder(folder))  # type: ignore[misc]
     yield from _told("database", lambda: _database(settings))
@@ -74,6 +78,13 @@ def _folder(folder: Path) -> tuple[str, str]:
     if free < _LITTLE_SPACE:
         return "warning", f"{text}; that is little"
     return ("warning", f"{text}; that is slow") if took > _SLOW_SYNC else ("ok", text)
+
+
+def _objects(url: str) -> tuple[str, str]:
+    place = open_place(url)
+    begun = time.perf_counter()
+    place.probe()
+    return "ok", f"{url}: written in {(time.perf_counter() - begun) * 1000:.1f} ms"
 
 
 def _database(settings: Settings) -> tuple[str, str]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
-import shutil
 import time
 import zipfile
 from collections.abc import Callable, Collection
@@ -16,41 +13,30 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import fsspec
-
 from auxilium_rl.core.dto import Checkpoint
 from auxilium_rl.core.errors import ModelCorrupt, StoreUnavailable
 from auxilium_rl.core.failpoints import reach
-from auxilium_rl.infra.atomic_files import (
-    disk_errors,
-    fsync_file,
-    fsync_folder,
-    newest_change,
-    probe_folder,
-    sha256_of,
-    size_of,
-)
+from auxilium_rl.infra.atomic_files import disk_errors, fsync_file, probe_folder, sha256_of, write_aside
+from auxilium_rl.infra.checkpoint_places import ASIDE, LocalPlace, open_place
 from auxilium_rl.infra.export_paths import export_target
 
 __all__ = ["MANIFEST", "ModelStore"]
 
 MANIFEST = "manifest.json"
 _FORMAT_VERSION = 1
-_ASIDE = ".writing"
 _PARTS = "parts"
-_STALE = 3600.0
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class ModelStore:
-    """A ``core.ports.ModelStore`` in local folders, read through fsspec.
+    """A ``core.ports.ModelStore``: checkpoints in a ``CheckpointPlace``, exported models in local folders.
 
-    A checkpoint is the folder ``<checkpoint_dir>/<run_id>/<timesteps>-<kind>-<random>``. It is made aside, every file
-    and the manifest are fsynced and read back, and one rename brings it into place.
+    A checkpoint is the folder ``<checkpoint_dir>/<run_id>/<timesteps>-<kind>-<random>``; parts that checkpoints share
+    lie in ``<checkpoint_dir>/<run_id>/parts``.
 
     Args:
         models_dir: folder of exported models, when the caller's path is relative.
-        checkpoint_dir: folder of checkpoints.
+        checkpoint_dir: folder of checkpoints, or a URL of an object store (``s3://bucket/folder``).
         export_root: instead of ``models_dir`` for exports.
 
     Raises:
@@ -61,57 +47,46 @@ class ModelStore:
         self, models_dir: str | Path, checkpoint_dir: str | Path, *, export_root: str | Path | None = None
     ) -> None:
         self.models_dir = Path(models_dir).absolute()
-        self.checkpoint_dir = Path(checkpoint_dir).absolute()
         self.export_root = Path(export_root).absolute() if export_root else self.models_dir
-        self._files: Any = fsspec.filesystem("file")
-        for folder in self._roots():
+        self._place = open_place(checkpoint_dir)
+        self.checkpoint_dir = Path(self._place.root)
+        for folder in self._export_roots():
             with disk_errors(f"the folder {folder} cannot be made"):
                 folder.mkdir(parents=True, exist_ok=True)
 
     def sweep(self) -> None:
         """Remove what a crash left unfinished. What is younger than an hour may be somebody's who writes now."""
-        for root in self._roots():
-            for path in (root / _ASIDE).glob("*"):
-                with contextlib.suppress(FileNotFoundError):
-                    if time.time() - path.stat().st_mtime > _STALE:
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._place.sweep()
+        for root in self._export_roots():
+            LocalPlace(root).sweep()
 
     def put(self, run_id: str, timesteps: int, kind: str, write: Callable[[Path], None]) -> Checkpoint:
         """See ``core.ports.ModelStore``."""
-        if not _RUN_ID.fullmatch(run_id):
-            raise ValueError(f"{run_id!r} is not a run id")
-        aside = self.checkpoint_dir / _ASIDE / uuid4().hex
+        self._folder(run_id)
+        made: dict[str, Any] = {}
+
+        def write_all(folder: Path) -> None:
+            reach("before_write", run_id)
+            write(folder)
+            reach("before_fsync", run_id)
+            made["at"] = datetime.now(timezone.utc)
+            made["manifest"] = _manifest(folder, run_id, timesteps, kind, made["at"])
+            made["data"] = json.dumps(made["manifest"], indent=1).encode()
+            (folder / MANIFEST).write_bytes(made["data"])
+            fsync_file(folder / MANIFEST)
+
         # A name of its own: a worker that lost its run must not touch what the next one wrote.
-        target = self.checkpoint_dir / run_id / f"{timesteps:012d}-{kind}-{uuid4().hex[:8]}"
-        with disk_errors(f"a checkpoint of run '{run_id}' cannot be written to {self.checkpoint_dir}"):
-            try:
-                aside.mkdir(parents=True)
-                reach("before_write", run_id)
-                write(aside)
-                reach("before_fsync", run_id)
-                now = datetime.now(timezone.utc)
-                manifest = _manifest(aside, run_id, timesteps, kind, now)
-                data = json.dumps(manifest, indent=1).encode()
-                (aside / MANIFEST).write_bytes(data)
-                fsync_file(aside / MANIFEST)
-                fsync_folder(aside)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                reach("before_rename", run_id)
-                os.rename(aside, target)
-                reach("after_rename", run_id)
-                fsync_folder(target.parent)
-            except BaseException:
-                shutil.rmtree(aside, ignore_errors=True)
-                raise
+        path = self._place.keep(run_id, f"{timesteps:012d}-{kind}-{uuid4().hex[:8]}", write_all, MANIFEST)
+        files = made["manifest"]["files"]
         return Checkpoint(
             run_id=run_id,
             timesteps=timesteps,
-            path=target.as_posix(),
-            sha256=manifest["files"]["model.zip"]["sha256"],
-            manifest_sha256=hashlib.sha256(data).hexdigest(),
+            path=path,
+            sha256=files["model.zip"]["sha256"],
+            manifest_sha256=hashlib.sha256(made["data"]).hexdigest(),
             kind=kind,
-            size=sum(file["size"] for file in manifest["files"].values()),
-            created_at=now,
+            size=sum(file["size"] for file in files.values()),
+            created_at=made["at"],
         )
 
     def read(self, checkpoint: Checkpoint, name: str) -> bytes:
@@ -124,104 +99,92 @@ class ModelStore:
 
     def put_part(self, run_id: str, name: str, data: bytes) -> None:
         """See ``core.ports.ModelStore``."""
-        target = self._part(run_id, name)
-        with disk_errors(f"a part of run '{run_id}' cannot be written to {self.checkpoint_dir}"):
-            self._write(data, target, self.checkpoint_dir / _ASIDE / uuid4().hex)
+        self._place.keep_file(self._part(run_id, name), data)
 
     def read_part(self, run_id: str, name: str, sha256: str) -> bytes:
         """See ``core.ports.ModelStore``."""
-        return self._verified(self._part(run_id, name).as_posix(), sha256)
+        return self._verified(self._part(run_id, name), sha256)
 
     def keep_parts(self, run_id: str, names: Collection[str]) -> None:
         """See ``core.ports.ModelStore``."""
-        folder = self._part(run_id, "any").parent
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if path.name not in names:
-                path.unlink(missing_ok=True)
-
-    def _part(self, run_id: str, name: str) -> Path:
-        if not _RUN_ID.fullmatch(run_id) or not _RUN_ID.fullmatch(name):
-            raise ValueError(f"{run_id!r}/{name!r} is not the name of a part")
-        return self.checkpoint_dir / run_id / _PARTS / name
+        for name in self._place.names(f"{self._folder(run_id)}/{_PARTS}"):
+            if name not in names:
+                self._place.remove(self._part(run_id, name))
 
     def discard(self, checkpoint: Checkpoint) -> None:
         """See ``core.ports.ModelStore``."""
-        shutil.rmtree(checkpoint.path, ignore_errors=True)
+        self._place.remove(checkpoint.path)
 
     def run_ids(self) -> list[str]:
         """See ``core.ports.ModelStore``."""
-        with disk_errors(f"{self.checkpoint_dir} cannot be listed"):
-            return sorted(p.name for p in self.checkpoint_dir.iterdir() if p.is_dir() and _RUN_ID.fullmatch(p.name))
+        return [name for name in self._place.names(self._place.root) if _RUN_ID.fullmatch(name)]
 
     def size_of_run(self, run_id: str) -> int:
         """See ``core.ports.ModelStore``."""
-        return size_of(self._part(run_id, "any").parent.parent)
+        return self._place.size(self._folder(run_id))
 
     def remove_run(self, run_id: str) -> int:
         """See ``core.ports.ModelStore``."""
-        folder = self._part(run_id, "any").parent.parent
-        size = size_of(folder)
-        shutil.rmtree(folder, ignore_errors=True)
+        folder = self._folder(run_id)
+        size = self._place.size(folder)
+        self._place.remove(folder)
         return size
 
     def strays(self, run_id: str, recorded: Collection[str] | None, age: float) -> list[tuple[str, int]]:
         """See ``core.ports.ModelStore``."""
-        folder = self._part(run_id, "any").parent.parent
+        folder = self._folder(run_id)
         if recorded is None:
             found = [folder]
         else:
-            found = [p for p in sorted(folder.glob("*")) if p.name != _PARTS and p.as_posix() not in recorded]
-        return [(path.as_posix(), size_of(path)) for path in found if time.time() - newest_change(path) > age]
+            inside = (f"{folder}/{name}" for name in self._place.names(folder) if name != _PARTS)
+            found = [path for path in inside if path not in recorded]
+        old = time.time() - age
+        return [(path, self._place.size(path)) for path in found if self._place.newest_change(path) < old]
 
     def remove_stray(self, path: str) -> None:
         """See ``core.ports.ModelStore``."""
-        if not Path(path).is_relative_to(self.checkpoint_dir) or ".." in Path(path).parts:
-            raise ValueError(f"{path!r} is not in {self.checkpoint_dir}")
-        shutil.rmtree(path, ignore_errors=True)
+        if not path.startswith(f"{self._place.root}/") or ".." in path.split("/"):
+            raise ValueError(f"{path!r} is not in {self._place.root}")
+        self._place.remove(path)
+
+    def _folder(self, run_id: str) -> str:
+        if not _RUN_ID.fullmatch(run_id):
+            raise ValueError(f"{run_id!r} is not a run id")
+        return f"{self._place.root}/{run_id}"
+
+    def _part(self, run_id: str, name: str) -> str:
+        if not _RUN_ID.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of a part")
+        return f"{self._folder(run_id)}/{_PARTS}/{name}"
 
     def export(self, checkpoint: Checkpoint, export_path: str) -> None:
         """See ``core.ports.ModelStore``."""
         data = self.read(checkpoint, "model.zip")
         target = Path(export_path)
         root = self.export_root if target.is_relative_to(self.export_root) else self.models_dir
-        aside = root / _ASIDE / uuid4().hex
+        aside = root / ASIDE / uuid4().hex
         with disk_errors(f"the model cannot be exported to {target}"):
-            self._write(data, target, aside)
-
-    @staticmethod
-    def _write(data: bytes, target: Path, aside: Path) -> None:
-        """Write a file aside, force it to the disk, and bring it into place."""
-        try:
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_bytes(data)
-            fsync_file(aside)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(aside, target)
-            fsync_folder(target.parent)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+            write_aside(data, target, aside)
 
     def export_target(self, model_output_path: str) -> str:
         """See ``core.ports.ModelStore``."""
-        reserved = (self.checkpoint_dir, *(root / _ASIDE for root in self._roots()))
+        reserved = (self.checkpoint_dir, *(root / ASIDE for root in self._export_roots()))
         return export_target(model_output_path, self.models_dir, self.export_root, reserved)
 
     def probe(self) -> None:
         """See ``core.ports.ModelStore``."""
-        for folder in self._roots():
+        self._place.probe()
+        for folder in self._export_roots():
             probe_folder(folder)
 
-    def _roots(self) -> list[Path]:
-        return list(dict.fromkeys((self.models_dir, self.checkpoint_dir, self.export_root)))
+    def _export_roots(self) -> list[Path]:
+        return list(dict.fromkeys((self.models_dir, self.export_root)))
 
     def _verified(self, path: str, expected: str) -> bytes:
         try:
-            data: bytes = self._files.cat_file(path)
+            data = self._place.read(path)
         except FileNotFoundError:
             raise ModelCorrupt(f"{path} is missing") from None
-        except OSError as error:
-            raise StoreUnavailable(f"{path} cannot be read: {error.strerror or error}") from error
         found = hashlib.sha256(data).hexdigest()
         if found != expected:
             raise ModelCorrupt(f"{path} is not what was recorded: sha256 {expected} expected, {found} found")

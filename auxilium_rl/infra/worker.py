@@ -101,7 +101,7 @@ class _Worker:
     def _train(self, endurance: Endurance) -> dict[str, Any]:
         spec, settings = self.run.spec, self.settings
         store = endurance.until_it_works(
-            lambda: ModelStore(settings.models_folder, settings.checkpoint_folder, export_root=settings.export_root)
+            lambda: ModelStore(settings.models_folder, settings.checkpoint_place, export_root=settings.export_root)
         )
         patience = RunPatience(self.run, self.registry, self.control, settings.sim_wait_limit)
         resumption = endurance.until_it_works(lambda: beginning_of(self.run, store, self.registry))

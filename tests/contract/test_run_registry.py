@@ -282,10 +282,11 @@ def test_database(url: str, registry: SqlRunRegistry) -> None:
     migrate(registry._engine)
 
 
-def test_a_database_of_the_schema_before_is_brought_up_to_date(empty: str) -> None:
+@pytest.mark.parametrize("version", ["0001", "0002"])
+def test_a_database_of_a_schema_before_is_brought_up_to_date(empty: str, version: str) -> None:
     engine = open_database(empty)
     with writing(engine) as connection:
-        command.upgrade(alembic_config(connection), "0001")
+        command.upgrade(alembic_config(connection), version)
         before = Table("runs", MetaData(), autoload_with=connection)
         for number, state in enumerate(("QUEUED", "INTERRUPTED")):
             row = {column.name: "" if isinstance(column.type, String) else 0 for column in before.columns}

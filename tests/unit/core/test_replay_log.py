@@ -125,5 +125,5 @@ def test_damage_is_seen(store: ModelStore) -> None:
 def test_parts_stay_in_their_folder(name: str, store: ModelStore) -> None:
     with pytest.raises(ValueError, match="is not the name of a part"):
         store.put_part("run", name, b"")
-    with pytest.raises(ValueError, match="is not the name of a part"):
+    with pytest.raises(ValueError, match="is not a run id"):
         store.read_part("..", "name", "")
