@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def kills(request: pytest.FixtureRequest) -> int:
     """How often a test that kills does so."""
-    return 100 if request.config.getoption("--long") else 10
+    return 100 if request.config.getoption("--long") else 5
 
 
 _ROWS: list[tuple[str, str, str]] = []

@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from auxilium_rl.core.dto import EnvironmentSpec, Run
-from auxilium_rl.core.errors import AuxiliumError, Draining, InvalidRequest, StoreBusy, StoreUnavailable
+from auxilium_rl.core.errors import AuxiliumError, Draining, InvalidRequest, RunNotFound, StoreBusy, StoreUnavailable
 from auxilium_rl.core.ports import STALLED, Executor, ModelStore, RunRegistry, WorkerExit
 from auxilium_rl.core.requests import RequestDefaults, StartRequest, build_spec, check_environment_spec, gym_ids_in
 from auxilium_rl.core.states import ACTIVE, RunState
@@ -287,7 +287,7 @@ class TrainingOrchestrator:
     def _worker_ended(self, ended: WorkerExit) -> None:
         try:
             self._settle(ended)
-        except AuxiliumError as error:
+        except StoreUnavailable as error:
             _log.error("worker_end_not_recorded", run_id=ended.run_id, error=error.message)
             with self._lock:
                 self._unsettled.append(ended)
@@ -300,7 +300,10 @@ class TrainingOrchestrator:
 
     def _settle(self, ended: WorkerExit) -> None:
         """Write the end of a run whose worker did not."""
-        run = self.registry.get(ended.run_id)
+        try:
+            run = self.registry.get(ended.run_id)
+        except RunNotFound:  # deleted between its worker's last write and its end
+            return
         if run.state not in ACTIVE or run.lease_epoch != ended.epoch:
             _log.info("worker_ended", run_id=ended.run_id, state=str(run.state), exit_code=ended.exit_code)
             return

@@ -193,6 +193,15 @@ def test_delete(server: Server) -> None:
     assert run.run_id in server.act(run.run_id, [0, 0, 0, 0]).error_message
 
 
+def test_runs_deleted_before_their_workers_have_gone_stop_nobody(server: Server) -> None:
+    for _ in range(3):
+        run = start(server, total_timesteps=64)
+        until(lambda run=run: run.status().is_done, "its end")  # type: ignore[misc]
+        run.delete()
+    assert start(server, total_timesteps=64).wait(timeout=30).state == "SUCCEEDED"
+    assert "dispatch_failed" not in server.logged()
+
+
 def test_what_is_collected(server: Server) -> None:
     runs = [start(server, total_timesteps=64, experiment_id="gc") for _ in range(4)]
     kept = [run.wait(timeout=60).run_id for run in runs][2:]

@@ -109,6 +109,7 @@ def policy(model: bytes) -> bytes:
         return archive.read("policy.pth")
 
 
+@pytest.mark.long
 def test_a_store_that_is_away_is_waited_for(port: int, tmp_path: Path) -> None:
     proxy = Proxy(("127.0.0.1", port))
     with running(tmp_path / "data", checkpoint_freq=500, health_probe_interval=0.2, **on(proxy.port, "away")) as server:

@@ -85,6 +85,7 @@ def reason_of(error: Any) -> str:
     return str(error.code().name)
 
 
+@pytest.mark.long
 def test_one_start_many_times(tmp_path: Path, promise: Callable[..., None]) -> None:
     with running(tmp_path / "data", max_concurrent_runs=1) as server:
         with ThreadPoolExecutor(32) as pool:

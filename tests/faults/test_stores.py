@@ -48,6 +48,7 @@ def test_a_full_disk_of_checkpoints(tmp_path: Path) -> None:
         assert equal(weights(status), weights(alone))
 
 
+@pytest.mark.long
 def test_a_full_disk_stops_nobody_from_stopping(tmp_path: Path) -> None:
     with tiny_disk(tmp_path / "disk", 8) as disk, running(tmp_path / "data", checkpoint_dir=disk, **QUICK) as server:
         run = long(server)
