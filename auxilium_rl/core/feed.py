@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from auxilium_rl.core.dto import MetricPoint, Run
-from auxilium_rl.core.errors import AuxiliumError, StreamsExhausted
+from auxilium_rl.core.errors import AuxiliumError, RunNotFound, StreamsExhausted
 from auxilium_rl.core.ports import MetricStore, RunRegistry
 from auxilium_rl.core.states import TERMINAL
 
@@ -41,6 +41,7 @@ class RunFeed:
         self._changed = threading.Condition()
         self._snapshots: dict[str, Run] = {}
         self._watchers: dict[str, int] = {}
+        self._deleted: set[str] = set()
         self._closed = False
         self._thread = threading.Thread(target=self._loop, name="run-feed", daemon=True)
 
@@ -63,7 +64,7 @@ class RunFeed:
             alive: cleared when the caller has gone; ``wake`` makes the stream look at it.
 
         Raises:
-            RunNotFound: at once.
+            RunNotFound: at once, or when the run is deleted.
             StreamsExhausted: too many watchers.
         """
         if not self._slots.acquire(blocking=False):
@@ -116,8 +117,15 @@ class RunFeed:
         """The run when it is no longer as ``known``; None when the stream ends."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._closed or not alive.is_set() or self._snapshots.get(run_id, known) != known
+                lambda: (
+                    self._closed
+                    or not alive.is_set()
+                    or run_id in self._deleted
+                    or self._snapshots.get(run_id, known) != known
+                )
             )
+            if run_id in self._deleted:
+                raise RunNotFound(run_id)
             return None if self._closed or not alive.is_set() else self._snapshots[run_id]
 
     def _enter(self, run_id: str, run: Run) -> None:
@@ -132,6 +140,7 @@ class RunFeed:
             if not self._watchers[run_id]:
                 del self._watchers[run_id]
                 self._snapshots.pop(run_id, None)
+                self._deleted.discard(run_id)
 
     def _loop(self) -> None:
         while True:
@@ -144,11 +153,17 @@ class RunFeed:
             self._look(watched)
 
     def _look(self, watched: Sequence[str]) -> None:
+        fresh, gone = {}, set()
         try:
-            fresh = {run_id: self._registry.get(run_id) for run_id in watched}
+            for run_id in watched:
+                try:
+                    fresh[run_id] = self._registry.get(run_id)
+                except RunNotFound:
+                    gone.add(run_id)
         except AuxiliumError:  # the database is away: health says so, and streams wait
             return
         with self._changed:
+            self._deleted |= gone & self._watchers.keys()
             for run_id, run in fresh.items():
                 if run_id in self._watchers:
                     self._snapshots[run_id] = run

@@ -27,7 +27,14 @@ import structlog
 
 from auxilium_rl.core.attachments import Attached, AttachedInfo, Introduction
 from auxilium_rl.core.dto import Run
-from auxilium_rl.core.errors import AttachForbidden, AttachRefused, ExperimentFull, ExperimentUnknown, StoreUnavailable
+from auxilium_rl.core.errors import (
+    AttachForbidden,
+    AttachRefused,
+    ExperimentFull,
+    ExperimentUnknown,
+    RunNotFound,
+    StoreUnavailable,
+)
 from auxilium_rl.core.ports import RunRegistry
 from auxilium_rl.core.states import TERMINAL, RunState
 from auxilium_rl.wire.frames import FrameError, FrameSocket
@@ -221,6 +228,8 @@ class Gateway:
         for session_id, relay in relays:
             try:
                 ended = self._registry.get(relay.attached.run_id).state in TERMINAL
+            except RunNotFound:
+                ended = True
             except StoreUnavailable as error:
                 _log.error("gateway_not_swept", reason=error.message)
                 return
