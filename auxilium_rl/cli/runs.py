@@ -64,7 +64,7 @@ def show(run_id: RunId, json_output: JsonOutput = False, address: Address = DEFA
         if name == "checkpoints":
             for checkpoint in value:
                 typer.echo(f"{'checkpoint':<18} {checkpoint.kind} at {checkpoint.timesteps}: {checkpoint.path}")
-        elif value not in ("", (), None):
+        elif value not in ("", (), {}, None):
             typer.echo(f"{name:<18} {value}")
 
 

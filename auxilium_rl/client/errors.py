@@ -26,7 +26,10 @@ class ClientError(Exception):
     Attributes:
         code: the gRPC status; None where there was none.
         reason: the server's constant reason (``google.rpc.ErrorInfo``); empty when it gave none.
+        retry_after: seconds after which the server asks to be tried again; None: it said nothing of it.
     """
+
+    retry_after: float | None = None
 
     def __init__(self, message: str, code: grpc.StatusCode | None = None, reason: str = "") -> None:
         super().__init__(message)
@@ -72,7 +75,9 @@ def translated(address: str, patience: float = 0.0) -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        raise _error_of(error, address, patience) from error
+        told = _error_of(error, address, patience)
+        told.retry_after = _retry_after(error)
+        raise told from error
 
 
 def _error_of(error: grpc.RpcError, address: str, patience: float) -> ClientError:
@@ -92,6 +97,14 @@ def _error_of(error: grpc.RpcError, address: str, patience: float) -> ClientErro
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return ServerUnavailable(f"the server at {address} did not answer in time", code)
     return ClientError(f"{code.name}: {message}", code, reason)
+
+
+def _retry_after(error: grpc.RpcError) -> float | None:
+    status, info = rpc_status.from_call(error), error_details_pb2.RetryInfo()
+    for detail in status.details if status is not None else ():
+        if detail.Unpack(info):
+            return float(info.retry_delay.ToTimedelta().total_seconds())
+    return None
 
 
 def _details(error: grpc.RpcError) -> tuple[dict[str, str], str]:

@@ -219,5 +219,5 @@ class Learner:
             lambda: self._registry.report(run_id, epoch, timesteps_done=done, steps_per_second=0, engine=self._engine)
         )
         begun = self._endure(lambda: self._registry.transition(run_id, RunState.RUNNING, epoch=epoch))
-        if not begun and self._registry.get(run_id).lease_epoch != epoch:
+        if not begun and self._endure(lambda: self._registry.get(run_id)).lease_epoch != epoch:
             raise LeaseLost("the run was taken from this worker before its first step")

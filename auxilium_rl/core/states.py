@@ -38,7 +38,7 @@ EDGES: dict[RunState, frozenset[RunState]] = {
     _S.QUEUED: frozenset({_S.STARTING, _S.PAUSED, _S.STOPPED, _S.FAILED}),
     _S.STARTING: _LEAVES | {_S.RUNNING, _S.WAITING},
     _S.RUNNING: _LEAVES | {_S.WAITING, _S.SUCCEEDED},
-    _S.WAITING: _LEAVES | {_S.RUNNING},
+    _S.WAITING: _LEAVES | {_S.RUNNING, _S.SUCCEEDED},  # for its store, to say that it has ended
     _S.PAUSED: frozenset({_S.QUEUED, _S.STOPPED}),
     _S.INTERRUPTED: frozenset({_S.STARTING, _S.PAUSED, _S.FAILED, _S.STOPPED}),
     _S.SUCCEEDED: frozenset(),

@@ -254,8 +254,9 @@ def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
         long(server, experiment_id="a")
         start(server, experiment_id="b")
         assert details(server, "c")[error_details_pb2.ErrorInfo].reason == "QUEUE_FULL"
-        assert details(server, "c")[error_details_pb2.RetryInfo].retry_delay.ToTimedelta().total_seconds() > 0
-        next(server.client.runs(states=["QUEUED"]))
+        with pytest.raises(ClientError, match="MAX_QUEUED_RUNS") as full:
+            start(server, experiment_id="c")
+        assert full.value.retry_after == 10.0
         server.client.run(next(iter(server.client.runs(states=["QUEUED"]))).run_id).stop()
         start(server, experiment_id="a").pause()
         quota = details(server, "a")
