@@ -13,7 +13,7 @@ from auxilium_rl.core.dto import Run
 from auxilium_rl.core.errors import AuxiliumError, FieldViolation, InvalidRequest, RunInUse, RunNotFound
 from auxilium_rl.core.lineage import Lineage
 from auxilium_rl.core.ports import ModelStore, RunRegistry
-from auxilium_rl.core.states import TERMINAL
+from auxilium_rl.core.states import TERMINAL, RunState
 
 __all__ = ["Garbage", "Housekeeping", "Retention"]
 
@@ -21,6 +21,7 @@ _log = structlog.get_logger(__name__)
 _YOUNG = 3600.0
 """Seconds for which files may wait for their row."""
 _PAGE = 500
+_UNFINISHED = [state for state in RunState if state not in TERMINAL]
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,12 @@ class Housekeeping:
         oldest_kept = self._clock() - timedelta(seconds=retention.older_than)
         for run in ended:
             finished = run.finished_at or run.updated_at
-            if run.run_id not in staying and finished <= oldest_kept:
+            if run.run_id not in staying and finished <= oldest_kept and not self._is_needed(run.run_id):
                 yield run, f"{run.state} since {finished:%Y-%m-%d %H:%M} UTC"
+
+    def _is_needed(self, run_id: str) -> bool:
+        """An unfinished run was made of it."""
+        return bool(self._registry.list(page_size=1, parent_run_id=run_id, states=_UNFINISHED).runs)
 
     def _all_ended(self) -> Iterator[Run]:
         token = ""
