@@ -25,7 +25,10 @@ def start_long(server: Server) -> str:
     return run_id
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, *(pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGSEGV, signal.SIGTERM))],
+)
 def test_worker_that_dies_of_a_signal(number: signal.Signals, tmp_path: Path, promise: Callable[..., None]) -> None:
     with running(tmp_path / "data", default_env="gym:CartPole-v1") as server:
         victim, other = start_long(server), start_long(server)

@@ -20,7 +20,7 @@ QUICK = {"lease_seconds": 1.0, "heartbeat_seconds": 0.2, "health_probe_interval"
 
 def long(server: Server) -> Any:
     """A run that has checkpoints, and a second or two to go."""
-    run = start(server, "ppo", total_timesteps=32 * 2 * 150)
+    run = start(server, "ppo", total_timesteps=32 * 2 * 80)
     until(lambda: checkpoints(run), "a checkpoint")
     return run
 
@@ -60,6 +60,7 @@ def test_a_full_disk_stops_nobody_from_stopping(tmp_path: Path) -> None:
         assert server.act(run.run_id, [0, 0, 0, 0]).success
 
 
+@pytest.mark.long
 def test_a_full_disk_of_everything(tmp_path: Path) -> None:
     """The database cannot be written either: nobody can be told, and nobody renews a lease."""
     with tiny_disk(tmp_path / "data", 24) as disk, running(disk, **QUICK) as server:
@@ -85,7 +86,7 @@ def test_a_database_that_is_away_for_longer_than_the_lease(kind: str, tmp_path: 
         with running(tmp_path / "data", database_url=behind, **QUICK) as server:
             alone = ended(long(server))
             assert server.act(alone.run_id, [0, 0, 0, 0]).success
-            run = start(server, "ppo", total_timesteps=32 * 2 * 150)
+            run = start(server, "ppo", total_timesteps=32 * 2 * 80)
             until(lambda: checkpoints(run), "a checkpoint")
             assert run.act([0, 0, 0, 0]) in {0, 1}
             log = server.data / "logs" / run.run_id / "worker.log"
