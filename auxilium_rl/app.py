@@ -98,12 +98,7 @@ class Application:
             max_unfinished_runs=settings.max_unfinished_runs_per_experiment,
         )
         lineage = Lineage(self.orchestrator, self._run_deleted)
-        retention = Retention(
-            settings.retention_days * 86_400, settings.retention_keep_last, settings.retention_keep_best
-        )
-        self._housekeeping = Housekeeping(
-            registry, store, lineage, retention if settings.retention_days else Retention()
-        )
+        self._housekeeping = Housekeeping(registry, store, lineage, _retention(settings))
         self.orchestrator.on_run_ended = self._run_ended
         self._health = HealthMonitor(
             SERVICES, [registry.probe, store.probe], settings.health_probe_interval, settings.max_watch_streams
@@ -170,6 +165,13 @@ class Application:
     def _run_ended(self) -> None:
         self._closer.wake()
         self._gateway.sweep()
+
+
+def _retention(settings: Settings) -> Retention:
+    """What of ended runs goes by itself: nothing, unless RETENTION_DAYS says after how long."""
+    if not settings.retention_days:
+        return Retention()
+    return Retention(settings.retention_days * 86_400, settings.retention_keep_last, settings.retention_keep_best)
 
 
 def _model_store(settings: Settings) -> ModelStore:
