@@ -110,7 +110,7 @@ class Lineage:
     def _ended(self, run_id: str) -> Run:
         run = self._registry.get(run_id)
         if run.state not in TERMINAL:
-            raise RunNotEnded(f"run '{run_id}' is {run.state}; it goes on by itself, or stop it first")
+            raise RunNotEnded(f"run '{run_id}' is {run.state} and has not ended; stop it first")
         return run
 
     def _submit(self, parent: Run, kind: str, changes: Changes, done: int, key: str) -> Run:
