@@ -35,6 +35,8 @@ __all__ = ["ASIDE", "CheckpointPlace", "LocalPlace", "RemotePlace", "open_place"
 ASIDE = ".writing"
 _STALE = 3600.0
 _PROBE = b"\0" * 4096
+_CHANGED = ("LastModified", "last_modified", "updated", "created")
+"""What object stores of several makes call the time of the last change."""
 
 
 class CheckpointPlace(Protocol):
@@ -212,8 +214,13 @@ class RemotePlace:
 
     def newest_change(self, path: str) -> float:
         """See ``CheckpointPlace``."""
-        changes = [found.get("LastModified") or found.get("created") for found in self._below(path)]
-        return max((change.timestamp() for change in changes if change is not None), default=0.0)
+        changes: list[Any] = [
+            next((found[key] for key in _CHANGED if found.get(key)), None) for found in self._below(path)
+        ]
+        if None in changes:  # nobody can say how old it is, so it may be somebody's who writes now
+            return time.time()
+        seconds = (change if isinstance(change, (int, float)) else change.timestamp() for change in changes)
+        return max(seconds, default=0.0)
 
     def probe(self) -> None:
         """See ``CheckpointPlace``."""

@@ -126,9 +126,12 @@ class ModelStore:
     def remove_run(self, run_id: str) -> int:
         """See ``core.ports.ModelStore``."""
         folder = self._folder(run_id)
-        size = self._place.size(folder)
+        before = self._place.size(folder)
         self._place.remove(folder)
-        return size
+        left = self._place.size(folder)
+        if left:
+            raise StoreUnavailable(f"{left} bytes of {folder} could not be removed; `auxilium gc` tries again")
+        return before
 
     def strays(self, run_id: str, recorded: Collection[str] | None, age: float) -> list[tuple[str, int]]:
         """See ``core.ports.ModelStore``."""
@@ -146,6 +149,8 @@ class ModelStore:
         if not path.startswith(f"{self._place.root}/") or ".." in path.split("/"):
             raise ValueError(f"{path!r} is not in {self._place.root}")
         self._place.remove(path)
+        if self._place.size(path):
+            raise StoreUnavailable(f"{path} could not be removed")
 
     def _folder(self, run_id: str) -> str:
         if not _RUN_ID.fullmatch(run_id):

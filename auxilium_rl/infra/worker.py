@@ -75,7 +75,7 @@ class _Worker:
             _log.error("run_left_to_another", reason=lost.message)
             return LOST
         except EndedEarly as early:  # while it waited for a simulator or its store
-            fields = self._ending(early.command, self.run.timesteps_done)
+            fields = {"ended_early": early.command}
         except BaseException as error:  # noqa: BLE001 - whatever it was, the run must say so
             _log.exception("run_failed")
             fields = {"target": RunState.FAILED, "error_message": _explain(error), "log_tail": self._log_tail()}
@@ -83,14 +83,16 @@ class _Worker:
         try:
             ended = endurance.until_it_works(lambda: self._write_end(fields))
         except EndedEarly:
-            _log.error("end_not_written", state=str(fields["target"]))
+            _log.error("end_not_written", wanted=str(fields.get("target", fields)))
             return 1
-        _log.info("run_ended", state=str(fields["target"]), written=ended)
+        _log.info("run_ended", state=str(fields.get("target", fields)), written=ended)
         heartbeat.stop()
         return 0 if ended else LOST
 
     def _write_end(self, fields: dict[str, Any]) -> bool:
         run_id, epoch = self.run.run_id, self.run.lease_epoch
+        if "ended_early" in fields:  # what was reported last is what is known to have been done
+            fields = self._ending(fields["ended_early"], self.registry.get(run_id).timesteps_done)
         if self.registry.transition(run_id, epoch=epoch, **fields):
             return True
         if fields["target"] is not RunState.PAUSED:

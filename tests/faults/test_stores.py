@@ -57,6 +57,8 @@ def test_a_full_disk_stops_nobody_from_stopping(tmp_path: Path) -> None:
             assert run.stop(immediate=True).state == "WAITING"
             status = run.wait(timeout=30)
         assert status.state == "STOPPED"
+        assert status.timesteps_done >= status.checkpoints[-1].timesteps > 0
+        assert f"at {status.timesteps_done} of" in status.error_message
         assert server.act(run.run_id, [0, 0, 0, 0]).success
 
 

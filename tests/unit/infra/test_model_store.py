@@ -147,3 +147,21 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreUnavailable, match="cannot be made"):
         ModelStore(tmp_path / "file" / "models", tmp_path / "checkpoints")
+
+
+def test_what_cannot_be_removed_is_not_said_to_be_gone(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = store.put("run", 64, "periodic", write)
+    monkeypatch.setattr("auxilium_rl.infra.checkpoint_places.shutil.rmtree", lambda *_, **__: None)
+    with pytest.raises(StoreUnavailable, match="could not be removed"):
+        store.remove_run("run")
+    with pytest.raises(StoreUnavailable, match="could not be removed"):
+        store.remove_stray(checkpoint.path)
+
+
+def test_files_of_unknown_age_are_young(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ModelStore(tmp_path / "models", f"memory://{tmp_path.name}")
+    checkpoint = store.put("run", 64, "periodic", write)
+    assert [path for path, _ in store.strays("run", set(), -10)] == [checkpoint.path]
+    monkeypatch.setattr("auxilium_rl.infra.checkpoint_places._CHANGED", ())
+    assert store.strays("run", set(), 0.5) == []
+    assert store.remove_run("run") > 0
