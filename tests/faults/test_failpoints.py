@@ -65,7 +65,6 @@ def test_what_was_torn_is_no_longer_there_after_an_hour(server: Server) -> None:
     aside = list((server.data / "checkpoints" / ".writing").iterdir())
     recorded = {c.path for run in server.client.runs() for c in run.checkpoints}
     lying = {str(path / "model.zip") for path in (server.data / "checkpoints").glob("[!.]*/*-periodic-*")}
-    assert recorded & lying or not lying
     strays = lying - recorded
     found = server.client.collect_garbage(dry_run=True)
     assert not found  # all are younger than an hour
