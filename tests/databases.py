@@ -32,6 +32,9 @@ _SERVERS = {
 @contextmanager
 def database(kind: str, folder: Path) -> Iterator[str]:
     """The URL of an empty database. Skips where its server does not run, or fails if AUXILIUM_ALL_DATABASES is set."""
+    if kind == "memory":
+        yield "sqlite://"
+        return
     if kind == "sqlite":
         yield f"sqlite:///{folder / 'registry.db'}"
         return

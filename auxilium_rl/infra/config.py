@@ -113,6 +113,13 @@ class Settings(BaseSettings):
     def _as_text(cls, value: object) -> object:
         return str(value) if isinstance(value, Path) else value
 
+    @field_validator("database_url")
+    @classmethod
+    def _shared(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and value.get_secret_value() in {"sqlite://", "sqlite:///", "sqlite:///:memory:"}:
+            raise ValueError("a database in memory cannot be shared with workers, which are processes of their own")
+        return value
+
     @field_validator("gym_env_ids", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import StaticPool
 
 from auxilium_rl.core.errors import StoreBusy, StoreUnavailable
 
@@ -26,6 +27,8 @@ _MIGRATION_WAIT_S = 60
 def open_database(url: str) -> Engine:
     """An engine for ``url``: for SQLite with WAL, ``synchronous=FULL`` and write transactions that begin IMMEDIATE.
 
+    SQLite in memory is for one thread of one process.
+
     Raises:
         StoreUnavailable: the URL cannot be used; the message holds no password.
     """
@@ -35,9 +38,11 @@ def open_database(url: str) -> Engine:
             return create_engine(
                 parsed, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=_connect_args(parsed)
             )
-        if parsed.database and parsed.database != ":memory:":
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(parsed, pool_size=10, max_overflow=40, connect_args={"check_same_thread": False})
+        if parsed.database in {None, "", ":memory:"}:  # one connection is the whole database
+            engine = create_engine(parsed, poolclass=StaticPool, connect_args={"check_same_thread": False})
+        else:
+            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+            engine = create_engine(parsed, pool_size=10, max_overflow=40, connect_args={"check_same_thread": False})
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise StoreUnavailable(f"DATABASE_URL cannot be used: {type(error).__name__}") from error
     except OSError as error:
