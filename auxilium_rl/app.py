@@ -17,26 +17,36 @@ from pydantic import ValidationError
 from auxilium_rl.core.acting import ActingService
 from auxilium_rl.core.dto import EnvironmentSpec
 from auxilium_rl.core.errors import AuxiliumError, InvalidRequest
+from auxilium_rl.core.evaluations import Evaluations
 from auxilium_rl.core.feed import RunFeed
 from auxilium_rl.core.housekeeping import Housekeeping, Retention
 from auxilium_rl.core.lineage import Lineage
+from auxilium_rl.core.model_cache import ModelCache
+from auxilium_rl.core.policy_clock import PolicyClock
+from auxilium_rl.core.policy_manager import PolicyManager
+from auxilium_rl.core.ports import ModelStore as ModelStorePort
+from auxilium_rl.core.publishing import Publisher
 from auxilium_rl.core.requests import RequestDefaults
 from auxilium_rl.core.sources import SourceDefaults
 from auxilium_rl.core.training import TrainingOrchestrator
 from auxilium_rl.infra.config import EnvConfig, ServiceConfig, Settings, setting_errors
+from auxilium_rl.infra.evaluator import Evaluator
 from auxilium_rl.infra.executor import LocalExecutor
 from auxilium_rl.infra.gateway import Gateway
 from auxilium_rl.infra.gym_closer import GymCloser
 from auxilium_rl.infra.logging import configure_logging
 from auxilium_rl.infra.model_store import ModelStore
-from auxilium_rl.infra.policy_runtime import load_policy
+from auxilium_rl.infra.policy_loading import PolicyLoader
+from auxilium_rl.infra.policy_store import PolicyStore
 from auxilium_rl.infra.server_lock import ServerLock
 from auxilium_rl.infra.source_rules import source_refusal
 from auxilium_rl.infra.sql.database import migrate, open_database
 from auxilium_rl.infra.sql.metrics import SqlMetricStore
+from auxilium_rl.infra.sql.policies import SqlPolicyRegistry
 from auxilium_rl.infra.sql.registry import SqlRunRegistry
 from auxilium_rl.transport.grpc_server import SERVICES, GrpcServer
 from auxilium_rl.transport.health_servicer import HealthMonitor
+from auxilium_rl.transport.policy_servicer import PolicyServicer
 from auxilium_rl.transport.run_servicer import RunServicer
 from auxilium_rl.transport.trainer_servicer import TrainerServicer
 
@@ -97,15 +107,18 @@ class Application:
             place=self._lock.place,
             max_unfinished_runs=settings.max_unfinished_runs_per_experiment,
         )
+        self._build_policies(store, registry)
         lineage = Lineage(self.orchestrator, self._run_deleted)
         self._housekeeping = Housekeeping(registry, store, lineage, _retention(settings))
         self.orchestrator.on_run_ended = self._run_ended
         self._health = HealthMonitor(
-            SERVICES, [registry.probe, store.probe], settings.health_probe_interval, settings.max_watch_streams
+            SERVICES,
+            [registry.probe, store.probe, self._policy_store.probe],
+            settings.health_probe_interval,
+            settings.max_watch_streams,
         )
-        self._acting = acting = ActingService(registry, lambda c: load_policy(store, c), settings.act_cache_models)
         self._server = GrpcServer(
-            TrainerServicer(self.orchestrator, acting),
+            TrainerServicer(self.orchestrator, self._acting),
             RunServicer(
                 self.orchestrator,
                 self._feed,
@@ -114,22 +127,56 @@ class Application:
                 lineage,
                 self._housekeeping,
             ),
+            PolicyServicer(
+                self.orchestrator, self._acting, self._policies, self._evaluations, settings.act_max_streams
+            ),
             self._health,
             self._gateway,
             host=settings.grpc_host,
             port=settings.grpc_port,
             max_workers=settings.grpc_max_workers,
             max_streams=settings.max_watch_streams,
+            max_act_streams=settings.act_max_streams,
             max_attached=settings.max_attached_streams,
             max_message_mb=settings.grpc_max_message_mb,
         )
         self.port = self._server.port
+
+    def _build_policies(self, store: ModelStorePort, registry: SqlRunRegistry) -> None:
+        settings = self._settings
+        self._policy_store = PolicyStore(settings.policies_place)
+        self._policy_store.sweep()
+        rows = SqlPolicyRegistry(self._engine)
+        self._policy_clock = PolicyClock(rows)
+        loader = PolicyLoader(store, self._policy_store, settings.act_max_batch)
+        self._acting = ActingService(
+            registry,
+            rows,
+            self._policy_clock,
+            ModelCache(settings.act_cache_mb << 20),
+            loader.of_checkpoint,
+            loader.of_version,
+        )
+        self._policies = PolicyManager(
+            rows,
+            self._policy_store,
+            registry,
+            Publisher(rows, self._policy_store, store),
+            self._policy_clock,
+            self._acting,
+            settings.max_watch_streams,
+        )
+        self._evaluator = Evaluator(settings.to_worker(), settings.max_concurrent_evaluations)
+        self._evaluations = Evaluations(
+            self._policies, registry, self._evaluator, self.orchestrator.defaults.source, self._closer.wake
+        )
 
     def start(self) -> None:
         """Begin to answer, to train what is queued and to close what is owed."""
         self._gateway.start()
         self.orchestrator.start()
         self._feed.start()
+        self._policy_clock.start()
         self._closer.start()
         self._server.start()
         self._housekeeping.start()
@@ -150,6 +197,8 @@ class Application:
         self._housekeeping.close()
         self._closer.close()
         self._feed.close()
+        self._policy_clock.close()
+        self._evaluator.close()
         self._gateway.close()
         self.orchestrator.farewell()
         self._server.wait_for_termination(_FAREWELL)
@@ -160,6 +209,7 @@ class Application:
 
     def _run_deleted(self, run_id: str) -> None:
         self._acting.forget(run_id)
+        self._policies.run_deleted(run_id)
         shutil.rmtree(self._settings.logs_folder / run_id, ignore_errors=True)
 
     def _run_ended(self) -> None:

@@ -11,6 +11,8 @@ with Client("127.0.0.1:50051") as client:
 from auxilium_rl.client.client import Client
 from auxilium_rl.client.episode import Episode
 from auxilium_rl.client.errors import ActError, ClientError, InvalidArgument, NotFound, RunFailed, ServerUnavailable
+from auxilium_rl.client.policy import Policy, PolicyEpisode
+from auxilium_rl.client.policy_values import Evaluation, PolicyInfo, PolicyVersion
 from auxilium_rl.client.run import Run
 from auxilium_rl.client.values import (
     Algorithm,
@@ -31,11 +33,16 @@ __all__ = [
     "Client",
     "ClientError",
     "Episode",
+    "Evaluation",
     "Garbage",
     "Hyperparameter",
     "InvalidArgument",
     "Metric",
     "NotFound",
+    "Policy",
+    "PolicyEpisode",
+    "PolicyInfo",
+    "PolicyVersion",
     "Run",
     "RunEvent",
     "RunFailed",

@@ -12,12 +12,14 @@ import tenacity
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from auxilium_rl.client.errors import InvalidArgument, NotFound, translated
+from auxilium_rl.client.policy import Policy
+from auxilium_rl.client.policy_values import PolicyInfo, PolicyVersion
 from auxilium_rl.client.run import Run
 from auxilium_rl.client.start_request import start_request
 from auxilium_rl.client.values import Algorithm, Garbage, RunStatus
 from generated import policy_trainer_pb2_grpc
+from generated.auxilium.v1 import policies_pb2, policies_pb2_grpc, runs_pb2_grpc
 from generated.auxilium.v1 import runs_pb2 as pb
-from generated.auxilium.v1 import runs_pb2_grpc
 
 __all__ = ["Client"]
 
@@ -50,6 +52,7 @@ class Client:
         )
         self.runs_stub: Any = runs_pb2_grpc.RunServiceStub(self._channel)
         self.trainer_stub: Any = policy_trainer_pb2_grpc.PolicyTrainerServiceStub(self._channel)
+        self.policies_stub: Any = policies_pb2_grpc.PolicyServiceStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
 
     def __enter__(self) -> Client:
@@ -86,6 +89,11 @@ class Client:
         frame_stack: int = 0,
         max_memory_mb: int = 0,
         max_seconds: float = 0.0,
+        policy_name: str = "",
+        publish_checkpoints: bool = False,
+        eval_freq: int = 0,
+        eval_episodes: int = 0,
+        eval_env: str = "",
         idempotency_key: str | None = None,
     ) -> Run:
         """Start a run; it goes on whatever happens to this program.
@@ -101,6 +109,11 @@ class Client:
             frame_stack: how many of the last observations the policy sees.
             max_memory_mb: MiB of resident memory above which the run fails; 0: no limit.
             max_seconds: time with a worker after which the run is stopped, its model saved; 0: no limit.
+            policy_name: whose versions the run publishes; empty: its own id.
+            publish_checkpoints: every checkpoint becomes a version; else the first weights and the last.
+            eval_freq: timesteps between evaluations while it trains; 0: none.
+            eval_episodes: episodes of each; 0: ten.
+            eval_env: where; empty: another environment like that of training (``gym:`` and ``fake`` only).
             hyperparameters: by their Stable-Baselines3 names.
             idempotency_key: the same key with the same request gives the same run; None: a fresh one.
 
@@ -128,6 +141,11 @@ class Client:
             frame_stack=frame_stack,
             max_memory_mb=max_memory_mb,
             max_seconds=max_seconds,
+            policy_name=policy_name,
+            publish_checkpoints=publish_checkpoints,
+            eval_freq=eval_freq,
+            eval_episodes=eval_episodes,
+            eval_env=eval_env,
             idempotency_key=idempotency_key or uuid.uuid4().hex,
         )
         return Run(self, self.call(self.runs_stub.StartRun, request).run_id)
@@ -155,6 +173,30 @@ class Client:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    def policy(self, name: str) -> Policy:
+        """A policy: ``name`` (its newest version), ``name@3``, ``name@best``, or a run's id. Asks nothing yet."""
+        return Policy(self, name)
+
+    def policies(self, *, tags: Mapping[str, str] | None = None, page_size: int = 50) -> Iterator[PolicyInfo]:
+        """Every policy that has all ``tags``, by name, page by page; without evaluations."""
+        request = policies_pb2.ListPoliciesRequest(page_size=page_size, tags=tags)
+        while True:
+            page = self.call(self.policies_stub.ListPolicies, request)
+            yield from (PolicyInfo.of(policy) for policy in page.policies)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def publish(self, run_id: str, *, name: str = "", timesteps: int | None = None) -> PolicyVersion:
+        """Make a version of a run's checkpoint.
+
+        Args:
+            name: of the policy; empty: the one that the run publishes.
+            timesteps: of the checkpoint; None: the newest.
+        """
+        request = policies_pb2.PublishVersionRequest(run_id=run_id, name=name, timesteps=timesteps)
+        return PolicyVersion.of(self.call(self.policies_stub.PublishVersion, request))
 
     def collect_garbage(
         self, *, older_than: float = 0.0, keep_last: int = 0, keep_best: int = 0, dry_run: bool = False

@@ -15,7 +15,14 @@ from generated.auxilium.v1 import runs_pb2 as pb
 
 __all__ = ["clone_request", "other_environment", "start_request"]
 
-_BITS = {"total_timesteps": 63, "additional_timesteps": 63, "checkpoint_freq": 63, "seed": 63, "max_memory_mb": 63}
+_BITS = {
+    "total_timesteps": 63,
+    "additional_timesteps": 63,
+    "checkpoint_freq": 63,
+    "seed": 63,
+    "max_memory_mb": 63,
+    "eval_freq": 63,
+}
 _JSON = "a number, text, true, false, null, or a list or map of these is accepted"
 
 
@@ -32,6 +39,9 @@ def start_request(
     policy: str = "",
     normalize: bool | Mapping[str, Any] = False,
     max_seconds: float = 0.0,
+    policy_name: str = "",
+    publish_checkpoints: bool = False,
+    eval_env: str = "",
     **numbers: int,
 ) -> pb.StartRunRequest:
     """The message for a start.
@@ -42,7 +52,7 @@ def start_request(
         normalize: True: observations and rewards; or what of them, by the names of ``VecNormalize``.
         max_seconds: how long the run may have a worker; 0: as long as it takes.
         numbers: total_timesteps, checkpoint_freq, frame_stack, lanes, min_lanes, observation_dim, action_dim,
-            max_steps and max_memory_mb.
+            max_steps, max_memory_mb, eval_freq and eval_episodes.
 
     Raises:
         InvalidArgument: a number does not fit its field, or a hyperparameter is no JSON value; names every one.
@@ -53,6 +63,7 @@ def start_request(
     typed = _struct(hyperparameters or {}, violations)
     scaling = _normalize(normalize, violations)
     limits = pb.Limits(memory_mb=whole.get("max_memory_mb", 0), seconds=_seconds(max_seconds, violations))
+    plan = _evaluation(whole.get("eval_freq", 0), whole.get("eval_episodes", 0), eval_env, violations)
     _settle(violations)
     return pb.StartRunRequest(
         experiment_id=f"{algorithm}-{time.strftime('%Y%m%d-%H%M%S')}" if experiment_id is None else experiment_id,
@@ -76,6 +87,9 @@ def start_request(
         checkpoint_freq=whole["checkpoint_freq"],
         idempotency_key=idempotency_key,
         limits=limits if limits.ListFields() else None,
+        policy_name=policy_name,
+        publish_checkpoints=publish_checkpoints,
+        evaluation=plan,
     )
 
 
@@ -117,6 +131,14 @@ def other_environment(env: str, gym_ids: Sequence[str] = (), lanes: int = 0) -> 
     _settle(violations)
     names = gym_ids.split(";") if isinstance(gym_ids, str) else gym_ids
     return pb.EnvironmentSource(uri=env, gym_ids=names, lanes=count) if env else None
+
+
+def _evaluation(freq: int, episodes: int, env: str, violations: dict[str, str]) -> pb.EvaluationPlan | None:
+    if not freq:
+        if episodes or env:
+            violations["eval_freq"] = "0 given; with eval_episodes or eval_env a number of timesteps is needed"
+        return None
+    return pb.EvaluationPlan(freq=freq, episodes=episodes, environment=other_environment(env))
 
 
 def _settle(violations: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""A policy's deterministic action as one torch module, from what the simulator sent to what it is sent back.
+"""A policy as torch modules, from what the simulator sent to what it is sent back.
 
 Only workers import this.
 """
@@ -22,11 +22,14 @@ from torch import nn
 
 from auxilium_rl.wire.rows import AnySpace
 
-__all__ = ["ActorGraph"]
+__all__ = ["ActorGraph", "CriticGraph"]
+
+_LOG_STD_BOUNDS = (-20.0, 2.0)
+"""Of SAC and TQC; source: Stable-Baselines3's ``sac/policies.py``."""
 
 
 class ActorGraph(nn.Module):
-    """Flat observations ``(n, size)`` float32 → action, and the scores it was chosen by.
+    """Flat observations ``(n, size)`` float32 → the deterministic action, and the scores it was chosen by.
 
     Built of the policy's own modules, so that it has the weights of now. The leaves of a Dict lie one after another in
     the order of the space; frames are stacked already; normalisation, transposed images, one-hot numbers, clipped and
@@ -34,6 +37,9 @@ class ActorGraph(nn.Module):
 
     Attributes:
         leaves: key and space of each leaf as it comes in, frames stacked.
+        distribution: what sampled actions are drawn from: ``categorical`` or ``bernoulli`` (of the scores),
+            ``gaussian`` or ``squashed_gaussian`` (the scores are its means; the logarithm of its deviation is another
+            output), ``epsilon_greedy``, or ``none``.
         state_shape: ``(layers, hidden size)`` of a recurrent policy; None otherwise.
     """
 
@@ -60,7 +66,13 @@ class ActorGraph(nn.Module):
         self._kind = _kind_of(policy)
         self._mask_of_bits = isinstance(policy, MaskableActorCriticPolicy)
         self.state_shape: tuple[int, int] | None = None
-        self.extractor, self.body = _parts(policy)
+        self.extractor, self.latent, self.head = _parts(policy)
+        self.distribution = _distribution_of(policy, self._action)
+        anything: Any = policy
+        if self.distribution == "squashed_gaussian":
+            self.spread: Any = anything.actor.log_std
+        elif self.distribution == "gaussian":
+            self.constant_log_std: Any = anything.log_std
         if isinstance(policy, RecurrentActorCriticPolicy):
             self.lstm = policy.lstm_actor
             self.state_shape = (self.lstm.num_layers, self.lstm.hidden_size)
@@ -84,13 +96,24 @@ class ActorGraph(nn.Module):
     def forward(
         self, observation: torch.Tensor, hidden: torch.Tensor | None = None, cell: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
-        """Action and scores, and the new state of a recurrent policy."""
-        prepared: Any = preprocess_obs(self._unflattened(observation), self._final_space, self._images)
-        features = self.extractor(prepared)
-        if self.state_shape is None:
-            return self._decide(self.body(features))
-        out, (hidden, cell) = self.lstm(features.unsqueeze(0), (hidden, cell))
-        return (*self._decide(self.body(out.squeeze(0))), hidden, cell)
+        """Action, scores, the deviations where there are any, and the new state of a recurrent policy."""
+        features = self.extractor(self.prepared(observation))
+        state: tuple[torch.Tensor, ...] = ()
+        if self.state_shape is not None:
+            out, state = self.lstm(features.unsqueeze(0), (hidden, cell))
+            features = out.squeeze(0)
+        latent = self.latent(features)
+        raw = self.head(latent)
+        return (*self._decide(raw), *self._deviations(latent, raw), *state)
+
+    def prepared(self, observation: torch.Tensor) -> Any:
+        """What the policy's feature extractor takes."""
+        return preprocess_obs(self._unflattened(observation), self._final_space, self._images)
+
+    def _deviations(self, latent: torch.Tensor, raw: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if self.distribution == "squashed_gaussian":
+            return (self.spread(latent).clamp(*_LOG_STD_BOUNDS),)
+        return (self.constant_log_std.expand_as(raw),) if self.distribution == "gaussian" else ()
 
     def _unflattened(self, flat: torch.Tensor) -> Any:
         leaves: dict[str, torch.Tensor] = {}
@@ -156,18 +179,48 @@ def _kind_of(policy: Any) -> str:
     return "bounded" if hasattr(policy.actor, "latent_pi") else "bounded already"
 
 
-def _parts(policy: Any) -> tuple[nn.Module, nn.Sequential]:
-    """What makes features of a prepared observation, and what makes the last layer's numbers of features."""
+class CriticGraph(nn.Module):
+    """Flat observations ``(n, size)`` float32 → values ``(n,)`` of an actor-critic policy that does not remember."""
+
+    def __init__(self, actor: ActorGraph, policy: Any) -> None:
+        super().__init__()
+        self.actor = actor
+        self.extractor, self.body = policy.vf_features_extractor, policy.mlp_extractor.value_net
+        self.head = policy.value_net
+
+    @staticmethod
+    def exists(policy: Any) -> bool:
+        """Whether the policy says of single observations what they are worth."""
+        recurrent = isinstance(policy, RecurrentActorCriticPolicy)
+        return isinstance(policy, (ActorCriticPolicy, MaskableActorCriticPolicy)) and not recurrent
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        """The values."""
+        values: torch.Tensor = self.head(self.body(self.extractor(self.actor.prepared(observation))))
+        return values.flatten()
+
+
+def _distribution_of(policy: Any, action: AnySpace) -> str:
+    if isinstance(policy, (DQNPolicy, QRDQNPolicy)):
+        return "epsilon_greedy"
+    if not isinstance(action, spaces.Box):
+        bits = isinstance(action, spaces.MultiBinary) and not isinstance(policy, MaskableActorCriticPolicy)
+        return "bernoulli" if bits else "categorical"
+    if isinstance(policy, ActorCriticPolicy):
+        return "none" if policy.use_sde else "gaussian"
+    return "squashed_gaussian" if hasattr(policy.actor, "log_std") and not policy.actor.use_sde else "none"
+
+
+def _parts(policy: Any) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """What makes features of a prepared observation, what goes on from there, and the last layer."""
     if isinstance(policy, DQNPolicy):
-        return policy.q_net.features_extractor, nn.Sequential(policy.q_net.q_net)
+        return policy.q_net.features_extractor, nn.Identity(), policy.q_net.q_net
     if isinstance(policy, QRDQNPolicy):
-        return policy.quantile_net.features_extractor, nn.Sequential(policy.quantile_net.quantile_net)
+        return policy.quantile_net.features_extractor, nn.Identity(), policy.quantile_net.quantile_net
     if isinstance(policy, (ActorCriticPolicy, MaskableActorCriticPolicy)):
-        body = nn.Sequential(policy.mlp_extractor.policy_net, policy.action_net)
-        return policy.pi_features_extractor, body
+        return policy.pi_features_extractor, policy.mlp_extractor.policy_net, policy.action_net
     actor = policy.actor
-    layers = [actor.latent_pi, actor.mu] if hasattr(actor, "latent_pi") else [actor.mu]
-    return actor.features_extractor, nn.Sequential(*layers)
+    return actor.features_extractor, getattr(actor, "latent_pi", nn.Identity()), actor.mu
 
 
 def _shape(space: AnySpace) -> tuple[int, ...]:

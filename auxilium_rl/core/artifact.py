@@ -1,6 +1,6 @@
-"""The artifact that is served: an ONNX graph with its description in JSON. Only workers import this.
+"""The artifact that is served: ONNX graphs with their description in JSON. Only workers import this.
 
-The graph is traced once a run; later versions replace only its weights.
+The graphs are traced once a run; later versions replace only their weights.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import copy
 import io
 import json
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,42 +20,70 @@ from gymnasium import spaces
 from onnx import numpy_helper
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, unwrap_vec_wrapper
+from torch import nn
 
-from auxilium_rl.core.actor_graph import ActorGraph
+from auxilium_rl.core.actor_graph import ActorGraph, CriticGraph
+from auxilium_rl.core.lanes import LanePort
+from auxilium_rl.core.parity import parity_samples
 from auxilium_rl.wire.rows import AnySpace
+from auxilium_rl.wire.spaces import space_json, spaces_digest
+from auxilium_rl.wire.trees import pack
 
 __all__ = ["FORMAT_VERSION", "PolicyArtifact"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _OPSET = 17
+_Axes = dict[str, dict[int, str]]
+_Ends = tuple[list[str], list[str], _Axes]
 
 
 class PolicyArtifact:
-    """Makes ``policy.onnx`` and ``policy.json`` of one model, again and again as it learns."""
+    """Makes the files of one model that others act with, again and again as it learns.
 
-    def __init__(self, model: BaseAlgorithm, algorithm: str) -> None:
+    Args:
+        lanes: of its run; they know the spaces as the simulator has them.
+        rebuild: what else, beside spaces and weights, the model could be made of again; JSON values.
+    """
+
+    def __init__(self, model: BaseAlgorithm, algorithm: str, lanes: LanePort, rebuild: dict[str, Any]) -> None:
         self._model = model
         self._actor = ActorGraph(model)
+        self._critic = CriticGraph(self._actor, model.policy) if CriticGraph.exists(model.policy) else None
         env = model.get_env()
         assert env is not None
         self._scaling: VecNormalize | None = unwrap_vec_wrapper(env, VecNormalize)
-        self._algorithm = algorithm
-        self._graph: onnx.ModelProto | None = None
+        self._algorithm, self._lanes, self._rebuild = algorithm, lanes, rebuild
+        self._graphs: dict[str, onnx.ModelProto] = {}
+
+    def files(self) -> dict[str, bytes]:
+        """``policy.onnx``, ``policy.json`` and ``parity.npz``; ``critic.onnx`` where the policy has one."""
+        files = {
+            "policy.onnx": self.graph(),
+            "policy.json": self.description().encode(),
+            "parity.npz": pack(parity_samples(self._model)),
+        }
+        if self._critic is not None:
+            inputs, axes = ["observation"], {"observation": {0: "n"}, "value": {0: "n"}}
+            files["critic.onnx"] = self._filled("critic", self._critic, lambda: (inputs, ["value"], axes))
+        return files
 
     def graph(self) -> bytes:
-        """The serialised ONNX model with the weights of now."""
+        """The serialised ONNX model of the actor with the weights of now."""
+        return self._filled("actor", self._actor, self._actor_ends)
+
+    def _filled(self, name: str, module: nn.Module, ends: Callable[[], _Ends]) -> bytes:
         if self._scaling is not None:
             self._actor.refresh(self._scaling)
-        if self._graph is None:
-            self._graph = onnx.load_from_string(self._trace())
-        weights = self._actor.state_dict()
-        unknown = sorted({initializer.name for initializer in self._graph.graph.initializer} - set(weights))
+        if name not in self._graphs:
+            self._graphs[name] = onnx.load_from_string(self._trace(module, *ends()))
+        graph, weights = self._graphs[name], module.state_dict()
+        unknown = sorted({initializer.name for initializer in graph.graph.initializer} - set(weights))
         if unknown:
             raise RuntimeError(f"the traced graph holds the weights {unknown}; the policy has {sorted(weights)}")
-        for initializer in self._graph.graph.initializer:
+        for initializer in graph.graph.initializer:
             value: npt.NDArray[Any] = weights[initializer.name].detach().cpu().numpy()
             initializer.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), initializer.name))
-        return self._graph.SerializeToString()
+        return graph.SerializeToString()
 
     def description(self) -> str:
         """JSON: spaces, inputs and outputs; what a program needs to act with the graph."""
@@ -70,6 +99,16 @@ class PolicyArtifact:
             ],
             "action_space": _described(action),
             "frame_stack": 1 if stack is None else stack.stacked_obs.n_stack,
+            "distribution": self._actor.distribution,
+            "mask_len": self._lanes.mask_len,
+            "native": {
+                "observation": space_json(self._lanes.native_observation),
+                "action": space_json(self._lanes.native_action),
+            },
+            "contract_hash": spaces_digest(
+                self._lanes.native_observation, self._lanes.native_action, self._lanes.mask_len
+            ),
+            "rebuild": self._rebuild,
             "input": {
                 "name": "observation",
                 "shape": [None, self._actor.size],
@@ -81,32 +120,42 @@ class PolicyArtifact:
                 "scores": {"meaning": "what the action was chosen by", "dtype": "float32"},
             },
         }
+        if self._actor.distribution == "epsilon_greedy":
+            described["exploration_rate"] = float(self._model.exploration_rate)  # type: ignore[attr-defined]
+        if "log_std" in self._actor_ends()[1]:
+            described["outputs"]["log_std"] = {"shape": [None, *_action_shape(action)], "dtype": "float32"}
         if self._actor.state_shape is not None:
             layers, size = self._actor.state_shape
             described["state"] = {"inputs": ["hidden", "cell"], "shape": [layers, None, size], "dtype": "float32"}
         return json.dumps(described, indent=1)
 
-    def _trace(self) -> bytes:
+    def _actor_ends(self) -> _Ends:
+        """Names of the actor's inputs and outputs, and which of their axes is the number of observations."""
+        inputs, outputs = ["observation"], ["action", "scores"]
+        if self._actor.distribution in {"gaussian", "squashed_gaussian"}:
+            outputs.append("log_std")
+        axes = {name: {0: "n"} for name in (*inputs, *outputs)}
+        if self._actor.state_shape is not None:
+            inputs, outputs = [*inputs, "hidden", "cell"], [*outputs, "new_hidden", "new_cell"]
+            axes |= {name: {1: "n"} for name in ("hidden", "cell", "new_hidden", "new_cell")}
+        return inputs, outputs, axes
+
+    def _trace(self, module: nn.Module, inputs: list[str], outputs: list[str], axes: _Axes) -> bytes:
         target = io.BytesIO()
         # The tracer merges weights that are equal, as all biases are at first; in the copy no two are.
-        actor = copy.deepcopy(self._actor).eval()
-        for number, tensor in enumerate([*actor.parameters(), *actor.buffers()]):
+        traced = copy.deepcopy(module).eval()
+        for number, tensor in enumerate([*traced.parameters(), *traced.buffers()]):
             if tensor.is_floating_point():
                 tensor.data = torch.full_like(tensor, float(number + 1))
-        example: tuple[torch.Tensor, ...] = (torch.zeros((1, actor.size), dtype=torch.float32),)
-        inputs, outputs = ["observation"], ["action", "scores"]
-        axes = {"observation": {0: "n"}, "action": {0: "n"}, "scores": {0: "n"}}
-        if actor.state_shape is not None:
-            layers, size = actor.state_shape
+        example: tuple[torch.Tensor, ...] = (torch.zeros((1, self._actor.size), dtype=torch.float32),)
+        if self._actor.state_shape is not None:
+            layers, size = self._actor.state_shape
             example += (torch.zeros((layers, 1, size)), torch.zeros((layers, 1, size)))
-            inputs += ["hidden", "cell"]
-            outputs += ["new_hidden", "new_cell"]
-            axes |= {name: {1: "n"} for name in ("hidden", "cell", "new_hidden", "new_cell")}
         with warnings.catch_warnings():
             # The tracer is deprecated in favour of torch.export, which takes 2 s where this takes 60 ms.
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                actor,
+                traced,
                 example,
                 target,  # type: ignore[arg-type] # a buffer is accepted when dynamo is False
                 dynamo=False,

@@ -26,6 +26,7 @@ from auxilium_rl.core.errors import LeaseLost, StoreUnavailable
 from auxilium_rl.core.failpoints import reach
 from auxilium_rl.core.learner_state import captured
 from auxilium_rl.core.ports import ModelStore, RunRegistry
+from auxilium_rl.core.publishing import Publisher, policy_of
 from auxilium_rl.core.replay_keeper import ReplayKeeper
 from auxilium_rl.core.resuming import LEARNER_FILE, Resumption
 from auxilium_rl.core.wrappers import normalisation_json
@@ -44,8 +45,9 @@ class _Taken:
             its folder.
     """
 
-    def __init__(self, kind: str, timesteps: int, score: float | None, files: dict[str, bytes]) -> None:
-        self.kind, self.timesteps, self.score, self.files = kind, timesteps, score, files
+    def __init__(self, kind: str, timesteps: int, metrics: dict[str, float], files: dict[str, bytes]) -> None:
+        self.kind, self.timesteps, self.metrics, self.files = kind, timesteps, metrics, files
+        self.score = metrics.get("rollout/ep_rew_mean")
         self.write_replay: Callable[[Path], None] | None = None
         self.stored: Checkpoint | None = None
 
@@ -56,6 +58,7 @@ class Checkpointer:
     Args:
         write_metrics: called before a checkpoint's row is written: a run that goes on from it logs only what comes
             later.
+        publisher: makes versions of them.
         keep: how many of the newest checkpoints stay.
         keep_best: how many of those with the best score stay as well.
     """
@@ -68,16 +71,18 @@ class Checkpointer:
         endurance: Endurance,
         write_metrics: Callable[[], None],
         *,
+        publisher: Publisher,
         keep: int,
         keep_best: int,
     ) -> None:
         self._run, self._registry, self._store = run, registry, store
         self._endurance, self._write_metrics = endurance, write_metrics
-        self._keep, self._keep_best = keep, keep_best
+        self._publisher, self._keep, self._keep_best = publisher, keep, keep_best
         self._kept: list[Checkpoint] = [kept for kept in run.checkpoints if not kept.corrupt]
         self._replay = ReplayKeeper(store, run.run_id)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: tuple[_Taken, Future[None]] | None = None
+        self._wanted: set[int] = set()
 
     @property
     def newest(self) -> Checkpoint:
@@ -134,15 +139,19 @@ class Checkpointer:
         """Everything of now, as bytes."""
         model = self._model
         timesteps = 0 if kind == "initial" else model.num_timesteps
-        returns = [float(episode["r"]) for episode in model.ep_info_buffer or ()]
+        told = {"ep_rew_mean": "r", "ep_len_mean": "l"}
+        metrics = {
+            f"rollout/{name}": float(np.mean([episode[key] for episode in model.ep_info_buffer]))
+            for name, key in told.items()
+            if model.ep_info_buffer
+        }
         archive = io.BytesIO()
         model.save(archive)
-        files = {"model.zip": archive.getvalue(), "policy.onnx": self._artifact.graph()}
-        files["policy.json"] = self._artifact.description().encode()
+        files = {"model.zip": archive.getvalue(), **self._artifact.files()}
         scaling = model.get_vec_normalize_env()
         if scaling is not None:
             files["vecnormalize.json"] = normalisation_json(scaling).encode()
-        taken = _Taken(kind, timesteps, float(np.mean(returns)) if returns else None, files)
+        taken = _Taken(kind, timesteps, metrics, files)
         if timesteps:  # the initial one is taken in the middle of a rollout
             # At its end a run does not ask its simulator any more, which may be away.
             files[LEARNER_FILE] = pack(captured(model, environments=kind == "periodic"))
@@ -171,8 +180,17 @@ class Checkpointer:
             if old.path not in staying:
                 self._store.discard(old)
         self._replay.forget_all_but(self._kept)
+        self._publish(checkpoint, taken.metrics)
         took = round(time.perf_counter() - begun, 4)
         _log.info("checkpoint_saved", kind=taken.kind, timesteps=taken.timesteps, bytes=checkpoint.size, seconds=took)
+
+    def _publish(self, checkpoint: Checkpoint, metrics: dict[str, float]) -> None:
+        """Make a version of it where the run wants that. Raises as ``Publisher.publish`` does."""
+        run, epoch = self._run, self._run.lease_epoch
+        if checkpoint.kind == "initial":
+            self._publisher.begin(run, checkpoint, epoch)
+        elif checkpoint.kind == "final" or run.spec.publish_checkpoints or checkpoint.timesteps in self._wanted:
+            self._publisher.publish(run, checkpoint, policy_of(run), metrics, epoch)
 
     def _write_files(self, folder: Path, taken: _Taken) -> None:
         for name, data in taken.files.items():

@@ -7,15 +7,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from auxilium_rl.core.states import RunState
 
 __all__ = [
-    "Action",
     "Checkpoint",
     "EnvironmentSource",
     "EnvironmentSpec",
+    "EvaluationPlan",
     "GymClose",
     "Limits",
     "MetricPoint",
@@ -108,6 +108,20 @@ class Parent:
 
 
 @dataclass(frozen=True)
+class EvaluationPlan:
+    """Episodes that are played while a run trains, beside its own.
+
+    Attributes:
+        freq: timesteps between evaluations.
+        environment: where they are played; resolved as the run's own.
+    """
+
+    freq: int
+    episodes: int
+    environment: EnvironmentSource
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """Everything that decides what a run does; stored once and never changed.
 
@@ -120,6 +134,9 @@ class RunSpec:
         normalize: None: observations and rewards are learned from as they come.
         frame_stack: how many of the last observations the policy sees; 1: the present one.
         parent: None: it begins from nothing.
+        policy_name: whose versions it publishes; empty: its own id.
+        publish_checkpoints: every checkpoint becomes a version; else the first weights and the last.
+        evaluation: None: the run is not evaluated while it trains.
     """
 
     experiment_id: str
@@ -136,6 +153,9 @@ class RunSpec:
     frame_stack: int = 1
     limits: Limits = Limits()
     parent: Parent | None = None
+    policy_name: str = ""
+    publish_checkpoints: bool = False
+    evaluation: EvaluationPlan | None = None
 
     def to_json(self) -> Json:
         """A JSON object that ``from_json`` turns back into an equal spec."""
@@ -144,24 +164,30 @@ class RunSpec:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunSpec:
         """The spec that ``to_json`` made ``data`` of."""
-        source = dict(data["environment"])
-        source["gym_ids"] = tuple(source["gym_ids"])
+        plan = data.get("evaluation")
         wish = data.get("normalize")
         normalize = None if wish is None else Normalize(**{**wish, "norm_obs_keys": tuple(wish["norm_obs_keys"])})
         parent = data.get("parent")
         return cls(
             **{
                 **data,
-                "environment": EnvironmentSource(**source),
+                "environment": _source(data["environment"]),
                 "normalize": normalize,
                 "limits": Limits(**data.get("limits", {})),
                 "parent": None if parent is None else Parent(**parent),
+                "evaluation": None
+                if plan is None
+                else EvaluationPlan(**{**plan, "environment": _source(plan["environment"])}),
             }
         )
 
     def digest(self) -> str:
         """Sha256 over canonical JSON; equal for equal specs."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def _source(data: Mapping[str, Any]) -> EnvironmentSource:
+    return EnvironmentSource(**{**data, "gym_ids": tuple(data["gym_ids"])})
 
 
 @dataclass(frozen=True)
@@ -202,20 +228,6 @@ class MetricPoint:
     value: float
     time: datetime
     id: int = 0
-
-
-class Action(NamedTuple):
-    """What a policy does.
-
-    Attributes:
-        number: a Discrete action, counted from 0; 0 for other spaces.
-        values: every element of an action that is not one Discrete number.
-        state: what the policy remembers of this episode, to come back with the next observation.
-    """
-
-    number: int
-    values: tuple[float, ...] = ()
-    state: bytes = b""
 
 
 @dataclass(frozen=True)

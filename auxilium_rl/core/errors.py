@@ -14,6 +14,7 @@ __all__ = [
     "ContractViolation",
     "Draining",
     "EnvironmentLost",
+    "EvaluationFailed",
     "ExperimentFull",
     "ExperimentUnknown",
     "FieldViolation",
@@ -24,6 +25,7 @@ __all__ = [
     "LimitExceeded",
     "ModelCorrupt",
     "ModelNotReady",
+    "PolicyNotFound",
     "QueueFull",
     "QuotaExceeded",
     "RunEnded",
@@ -34,6 +36,8 @@ __all__ = [
     "StoreBusy",
     "StoreUnavailable",
     "StreamsExhausted",
+    "TransferMoved",
+    "VersionInUse",
 ]
 
 
@@ -87,6 +91,30 @@ class ModelNotReady(AuxiliumError):
     """The run exists but has no model that could act."""
 
     reason = "MODEL_NOT_READY"
+
+
+class PolicyNotFound(AuxiliumError):
+    """No policy has this name, or it has no such version or alias."""
+
+    reason = "POLICY_NOT_FOUND"
+
+
+class EvaluationFailed(AuxiliumError):
+    """The simulator, or the process that played, failed in the middle."""
+
+    reason = "EVALUATION_FAILED"
+
+
+class VersionInUse(AuxiliumError):
+    """A version that an alias points to, or that somebody watches, cannot go."""
+
+    reason = "VERSION_IN_USE"
+
+
+class TransferMoved(AuxiliumError):
+    """A download was to go on, but its name means other bytes now."""
+
+    reason = "TRANSFER_MOVED"
 
 
 class ModelCorrupt(AuxiliumError):

@@ -19,11 +19,14 @@ class LanePort(Protocol):
     Attributes:
         lanes: how many; fewer after it raised ``LanesLost``.
         observation_space, action_space: Discrete and MultiDiscrete counted from 0.
+        native_observation, native_action: as the environment has them, ``start`` included.
         mask_len: length of an action mask; 0: there is none.
     """
 
     observation_space: AnySpace
     action_space: AnySpace
+    native_observation: AnySpace
+    native_action: AnySpace
     mask_len: int
 
     @property

@@ -25,6 +25,7 @@ from auxilium_rl.core.hyperparameters import check_together
 from auxilium_rl.core.lanes import LanePort
 from auxilium_rl.core.learner_state import put_back_moment
 from auxilium_rl.core.ports import MetricStore, ModelStore, RunRegistry
+from auxilium_rl.core.publishing import Publisher
 from auxilium_rl.core.resuming import Resumption
 from auxilium_rl.core.run_callback import ProgressReporter, RunCallback
 from auxilium_rl.core.sb3_arguments import algorithm_class, sb3_arguments
@@ -65,6 +66,7 @@ class Learner:
         store: ModelStore,
         control: Control,
         endurance: Endurance,
+        publisher: Publisher,
         checkpoint_keep: int,
         keep_best: int,
         tensorboard_dir: Path,
@@ -86,6 +88,7 @@ class Learner:
             store,
             endurance,
             self._reporter.write_metrics,
+            publisher=publisher,
             keep=checkpoint_keep,
             keep_best=keep_best,
         )
@@ -97,7 +100,7 @@ class Learner:
         self._engine = report.name if not report.reason else f"{report.name}: {report.reason}"
         if self.algorithm != self._spec.algorithm:
             self._engine = f"{self.algorithm}, because the simulator has an action mask; {self._engine}"
-        self._checkpoints.follow(self.model, PolicyArtifact(self.model, self.algorithm))
+        self._checkpoints.follow(self.model, self._artifact(self.model))
 
     def _take_over(self, resumption: Resumption | None) -> Resumption | None:
         """Give the model what a checkpoint knows; gives the checkpoint when learning goes on from it."""
@@ -178,7 +181,7 @@ class Learner:
         new = transplanted(self.model, self._build_model)
         report = accelerate(new)
         self._checkpoints.begin(new, None)
-        self._checkpoints.follow(new, PolicyArtifact(new, self.algorithm))
+        self._checkpoints.follow(new, self._artifact(new))
         return new, report.name if not report.reason else f"{report.name}: {report.reason}"
 
     def export(self) -> str:
@@ -206,6 +209,13 @@ class Learner:
         action_dim = int(np.prod(self._lanes.action_space.shape or ()))
         arguments: dict[str, Any] = sb3_arguments(self.algorithm, spec.hyperparameters, action_dim)
         return make(policy, env, seed=spec.seed, device="cpu", **arguments)
+
+    def _artifact(self, model: BaseAlgorithm) -> PolicyArtifact:
+        spec = self._spec
+        kept = spec.to_json()
+        rebuild = {name: kept[name] for name in ("hyperparameters", "normalize", "frame_stack")}
+        rebuild["policy"] = effective_policy(spec, self._lanes.observation_space)
+        return PolicyArtifact(model, self.algorithm, self._lanes, rebuild)
 
     def _begin(self) -> None:
         """After the first step: the initial weights are saved, then the run says that it runs."""

@@ -129,6 +129,9 @@ class Lineage:
             normalize=spec.normalize,
             frame_stack=spec.frame_stack,
             limits=spec.limits,
+            policy_name=spec.policy_name,
+            publish_checkpoints=spec.publish_checkpoints,
+            evaluation=spec.evaluation,
             parent=Parent(parent.run_id, kind),
             timesteps_done=done,
         )

@@ -10,9 +10,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
-from auxilium_rl.core.dto import EnvironmentSource, EnvironmentSpec, Limits, Normalize, Parent, RunSpec
+from auxilium_rl.core.dto import (
+    EnvironmentSource,
+    EnvironmentSpec,
+    EvaluationPlan,
+    Limits,
+    Normalize,
+    Parent,
+    RunSpec,
+)
 from auxilium_rl.core.errors import FieldViolation, InvalidRequest
 from auxilium_rl.core.hyperparameters import ALGORITHMS, check_together, parse_text, parse_typed
+from auxilium_rl.core.plans import resolve_plan
+from auxilium_rl.core.policies import check_policy_name
 from auxilium_rl.core.sources import MAX_ID, SourceDefaults, checked_gym_ids, resolve_source
 from auxilium_rl.core.violations import Violations
 
@@ -46,6 +56,7 @@ class StartRequest:
             (``auxilium.v1``).
         seed: None: draw one.
         environment: as given; empty uri, no gym ids and zeros where nothing was said.
+        evaluation: as given; zeros and an empty environment where nothing was said.
         parent: the run that this one is made of, if any.
         timesteps_done: what the parent did already, where this run goes on with it.
     """
@@ -63,6 +74,9 @@ class StartRequest:
     frame_stack: int = 0
     text: bool = False
     limits: Limits = field(default_factory=Limits)
+    policy_name: str = ""
+    publish_checkpoints: bool = False
+    evaluation: EvaluationPlan | None = None
     parent: Parent | None = None
     timesteps_done: int = 0
 
@@ -147,6 +161,8 @@ def build_spec(
     _check_view(found, reserved)
     _check_limits(found, request.limits)
     source = found.check(lambda: resolve_source(request.environment, gym_ids, lanes_given, defaults.source, negotiated))
+    name = request.policy_name and found.check(lambda: check_policy_name(request.policy_name, "policy_name"))
+    plan = found.check(lambda: resolve_plan(request.evaluation, source, defaults.source))
     parse = parse_text if request.text else parse_typed
     parsed = (
         found.check(lambda: parse(request.algorithm, values, defaults.algorithms.get(request.algorithm)))
@@ -173,6 +189,9 @@ def build_spec(
         frame_stack=max(reserved.frame_stack, 1),
         limits=request.limits,
         parent=request.parent,
+        policy_name=name or "",
+        publish_checkpoints=request.publish_checkpoints,
+        evaluation=plan,
     )
 
 

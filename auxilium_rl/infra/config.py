@@ -103,12 +103,18 @@ class Settings(BaseSettings):
     retention_days: float = Field(0.0, ge=0, description="Days after which ended runs are deleted; 0: never.")
     retention_keep_last: int = Field(0, ge=0, description="Newest ended runs of an experiment that stay all the same.")
     retention_keep_best: int = Field(0, ge=0, description="Best ended runs of an experiment that stay all the same.")
-    act_cache_models: int = Field(32, ge=1, description="Loaded policies kept for Act.")
+    policies_dir: str | None = Field(
+        None, description="Folder or URL (s3://bucket/folder) of policies' versions. Default: DATA_DIR/policies."
+    )
+    act_cache_mb: int = Field(512, ge=1, description="Graphs of loaded policies that are kept for acting, in MiB.")
+    act_max_streams: int = Field(128, ge=1, le=10_000, description="Calls of ActStream served at once.")
+    act_max_batch: int = Field(4096, ge=1, le=65_536, description="Observations in one request to act.")
+    max_concurrent_evaluations: int = Field(2, ge=1, description="Evaluations at once that callers asked for.")
     shutdown_grace: float = Field(25.0, ge=0, description="Seconds runs have to save at shutdown.")
     health_probe_interval: float = Field(2.0, gt=0, description="Seconds between write probes of database and store.")
     algorithms: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Defaults by algorithm.")
 
-    @field_validator("checkpoint_dir", mode="before")
+    @field_validator("checkpoint_dir", "policies_dir", mode="before")
     @classmethod
     def _as_text(cls, value: object) -> object:
         return str(value) if isinstance(value, Path) else value
@@ -168,6 +174,13 @@ class Settings(BaseSettings):
         if self.checkpoint_dir and "://" in self.checkpoint_dir:
             return self.checkpoint_dir
         return str(Path(self.checkpoint_dir or self.data_dir / "checkpoints").absolute())
+
+    @property
+    def policies_place(self) -> str:
+        """Absolute folder of policies' versions, or a URL."""
+        if self.policies_dir and "://" in self.policies_dir:
+            return self.policies_dir
+        return str(Path(self.policies_dir or self.data_dir / "policies").absolute())
 
     @property
     def logs_folder(self) -> Path:

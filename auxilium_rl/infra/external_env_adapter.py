@@ -80,6 +80,8 @@ class AdapterLanes(StepsWhenWaitedFor):
         self.lanes = len(adapters)
         self.observation_space: AnySpace = spaces.Box(-np.inf, np.inf, (observation_dim,), np.float32)
         self.action_space: AnySpace = spaces.Discrete(action_dim)
+        self.native_observation: AnySpace = self.observation_space
+        self.native_action: AnySpace = self.action_space
         self.mask_len = 0
         self._shape = (observation_dim,)
         self._adapters = tuple(adapters)

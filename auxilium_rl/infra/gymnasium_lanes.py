@@ -25,6 +25,7 @@ class CheckedGymLanes(StepsWhenWaitedFor):
         self.lanes = lanes
         self.observation_space = self._inner.observation_space
         self.action_space = self._inner.action_space
+        self.native_observation, self.native_action = self._inner.native_observation, self._inner.native_action
         self.mask_len = self._inner.mask_len
         self._codec = Codec(self.observation_space)
         self._all = list(range(lanes))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
-import zipfile
 from collections.abc import Callable, Collection
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,16 +12,15 @@ from typing import Any
 from uuid import uuid4
 
 from auxilium_rl.core.dto import Checkpoint
-from auxilium_rl.core.errors import ModelCorrupt, StoreUnavailable
+from auxilium_rl.core.errors import StoreUnavailable
 from auxilium_rl.core.failpoints import reach
-from auxilium_rl.infra.atomic_files import disk_errors, fsync_file, probe_folder, sha256_of, write_aside
+from auxilium_rl.infra.atomic_files import disk_errors, probe_folder, write_aside
 from auxilium_rl.infra.checkpoint_places import ASIDE, LocalPlace, open_place
 from auxilium_rl.infra.export_paths import export_target
+from auxilium_rl.infra.manifests import MANIFEST, Manifest, read_named, read_verified, seal
 
-__all__ = ["MANIFEST", "ModelStore"]
+__all__ = ["ModelStore"]
 
-MANIFEST = "manifest.json"
-_FORMAT_VERSION = 1
 _PARTS = "parts"
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -70,32 +67,31 @@ class ModelStore:
             write(folder)
             reach("before_fsync", run_id)
             made["at"] = datetime.now(timezone.utc)
-            made["manifest"] = _manifest(folder, run_id, timesteps, kind, made["at"])
-            made["data"] = json.dumps(made["manifest"], indent=1).encode()
-            (folder / MANIFEST).write_bytes(made["data"])
-            fsync_file(folder / MANIFEST)
+            about = {"run_id": run_id, "timesteps": timesteps, "kind": kind, "created_at": made["at"].isoformat()}
+            made["manifest"] = seal(folder, about)
 
         # A name of its own: a worker that lost its run must not touch what the next one wrote.
         path = self._place.keep(run_id, f"{timesteps:012d}-{kind}-{uuid4().hex[:8]}", write_all, MANIFEST)
-        files = made["manifest"]["files"]
+        manifest: Manifest = made["manifest"]
         return Checkpoint(
             run_id=run_id,
             timesteps=timesteps,
             path=path,
-            sha256=files["model.zip"]["sha256"],
-            manifest_sha256=hashlib.sha256(made["data"]).hexdigest(),
+            sha256=manifest.files["model.zip"]["sha256"],
+            manifest_sha256=manifest.sha256,
             kind=kind,
-            size=sum(file["size"] for file in files.values()),
+            size=sum(file["size"] for file in manifest.files.values()),
             created_at=made["at"],
         )
 
     def read(self, checkpoint: Checkpoint, name: str) -> bytes:
         """See ``core.ports.ModelStore``."""
-        manifest = self._verified(f"{checkpoint.path}/{MANIFEST}", checkpoint.manifest_sha256)
-        files = json.loads(manifest)["files"]
-        if name not in files:
-            raise ModelCorrupt(f"{checkpoint.path} has no {name}; it has {', '.join(sorted(files))}")
-        return self._verified(f"{checkpoint.path}/{name}", files[name]["sha256"])
+        return read_named(self._place, checkpoint.path, checkpoint.manifest_sha256, name)
+
+    def names(self, checkpoint: Checkpoint) -> list[str]:
+        """See ``core.ports.ModelStore``."""
+        manifest = read_verified(self._place, f"{checkpoint.path}/{MANIFEST}", checkpoint.manifest_sha256)
+        return sorted(json.loads(manifest)["files"])
 
     def put_part(self, run_id: str, name: str, data: bytes) -> None:
         """See ``core.ports.ModelStore``."""
@@ -103,7 +99,7 @@ class ModelStore:
 
     def read_part(self, run_id: str, name: str, sha256: str) -> bytes:
         """See ``core.ports.ModelStore``."""
-        return self._verified(self._part(run_id, name), sha256)
+        return read_verified(self._place, self._part(run_id, name), sha256)
 
     def keep_parts(self, run_id: str, names: Collection[str]) -> None:
         """See ``core.ports.ModelStore``."""
@@ -184,33 +180,3 @@ class ModelStore:
 
     def _export_roots(self) -> list[Path]:
         return list(dict.fromkeys((self.models_dir, self.export_root)))
-
-    def _verified(self, path: str, expected: str) -> bytes:
-        try:
-            data = self._place.read(path)
-        except FileNotFoundError:
-            raise ModelCorrupt(f"{path} is missing") from None
-        found = hashlib.sha256(data).hexdigest()
-        if found != expected:
-            raise ModelCorrupt(f"{path} is not what was recorded: sha256 {expected} expected, {found} found")
-        return data
-
-
-def _manifest(folder: Path, run_id: str, timesteps: int, kind: str, now: datetime) -> dict[str, Any]:
-    """Sizes and hashes of what was written, read back after it was forced to the disk."""
-    files: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.iterdir()):
-        fsync_file(path)
-        files[path.name] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
-    with zipfile.ZipFile(folder / "model.zip") as archive:
-        broken = archive.testzip()
-    if broken is not None:
-        raise StoreUnavailable(f"model.zip was not written as it should be: {broken} is damaged")
-    return {
-        "format_version": _FORMAT_VERSION,
-        "run_id": run_id,
-        "timesteps": timesteps,
-        "kind": kind,
-        "created_at": now.isoformat(),
-        "files": files,
-    }

@@ -60,6 +60,8 @@ class UnarySimulator(StepsWhenWaitedFor):
         self.lanes = len(gym_ids)
         self.observation_space: AnySpace = spaces.Box(-np.inf, np.inf, (observation_dim,), np.float32)
         self.action_space: AnySpace = spaces.Discrete(action_dim)
+        self.native_observation: AnySpace = self.observation_space
+        self.native_action: AnySpace = self.action_space
         self.mask_len = 0
         self._observation_dim = observation_dim
         self._address, self._gym_ids = address, tuple(gym_ids)

@@ -30,11 +30,12 @@ def warm_up() -> None:
         "dqn": {"learning_starts": 4, "batch_size": 4, "buffer_size": 64, "train_freq": 4},
     }
     for algorithm, arguments in tiny.items():
-        env = RemoteVecEnv(AdapterLanes([FakeExternalEnvAdapter(4, 2, 5)], 4, 2))
+        lanes = AdapterLanes([FakeExternalEnvAdapter(4, 2, 5)], 4, 2)
+        env = RemoteVecEnv(lanes)
         model = algorithm_class(algorithm)("MlpPolicy", env, seed=0, device="cpu", **arguments)
         accelerate(model)
         model.set_logger(Logger(None, []))
         model.learn(16)
         with tempfile.TemporaryDirectory() as folder:
             model.save(Path(folder) / "model.zip")
-        PolicyArtifact(model, algorithm).graph()
+        PolicyArtifact(model, algorithm, lanes, {}).files()

@@ -26,6 +26,7 @@ from auxilium_rl.core.heartbeat import LOST, WISHES, Heartbeat
 from auxilium_rl.core.learning import Learner
 from auxilium_rl.core.limits import LimitWatch
 from auxilium_rl.core.patience import RunPatience
+from auxilium_rl.core.publishing import Publisher
 from auxilium_rl.core.resuming import beginning_of
 from auxilium_rl.core.states import RunState
 from auxilium_rl.infra.config import Settings
@@ -33,9 +34,11 @@ from auxilium_rl.infra.environments import open_lanes
 from auxilium_rl.infra.executor import log_tail
 from auxilium_rl.infra.logging import configure_logging
 from auxilium_rl.infra.model_store import ModelStore
+from auxilium_rl.infra.policy_store import PolicyStore
 from auxilium_rl.infra.session.group import GatewayAddress
 from auxilium_rl.infra.sql.database import open_database
 from auxilium_rl.infra.sql.metrics import SqlMetricStore
+from auxilium_rl.infra.sql.policies import SqlPolicyRegistry
 from auxilium_rl.infra.sql.registry import SqlRunRegistry
 
 __all__ = ["main"]
@@ -51,6 +54,7 @@ class _Worker:
     settings: Settings
     registry: SqlRunRegistry
     metrics: SqlMetricStore
+    policies: SqlPolicyRegistry
     control: Control
     factory: Callable[..., Any] | None
     gateway: GatewayAddress
@@ -117,6 +121,7 @@ class _Worker:
                 store=store,
                 control=self.control,
                 endurance=endurance,
+                publisher=Publisher(self.policies, endurance.until_it_works(self._policy_store), store),
                 checkpoint_keep=settings.checkpoint_keep,
                 keep_best=settings.checkpoint_keep_best,
                 tensorboard_dir=settings.logs_folder / self.run.run_id / "tensorboard",
@@ -127,6 +132,9 @@ class _Worker:
         finally:
             lanes.close()
         return self._ending(outcome.command, outcome.timesteps_done, exported)
+
+    def _policy_store(self) -> PolicyStore:
+        return PolicyStore(self.settings.policies_place)
 
     def recall(self) -> tuple[str, bytes]:
         """See ``SessionMemory``."""
@@ -193,7 +201,9 @@ def main() -> int:
     _set_threads(settings.worker_torch_threads)
     gateway = GatewayAddress(job["gateway"][0], job["gateway"][1], run.run_id)
     factory = _factory(job["adapter_factory"])
-    return _Worker(run, settings, registry, SqlMetricStore(engine), control, factory, gateway).work()
+    return _Worker(
+        run, settings, registry, SqlMetricStore(engine), SqlPolicyRegistry(engine), control, factory, gateway
+    ).work()
 
 
 def _factory(encoded: str) -> Callable[..., Any] | None:

@@ -11,10 +11,11 @@ from google.protobuf import json_format, struct_pb2, timestamp_pb2
 
 from auxilium_rl.core.algorithm_info import AlgorithmInfo
 from auxilium_rl.core.attachments import AttachedInfo
-from auxilium_rl.core.dto import Checkpoint, EnvironmentSource, Limits, MetricPoint, Normalize, Run
+from auxilium_rl.core.dto import Checkpoint, EnvironmentSource, EvaluationPlan, Limits, MetricPoint, Normalize, Run
 from auxilium_rl.core.errors import InvalidRequest
 from auxilium_rl.core.housekeeping import Garbage
 from auxilium_rl.core.lineage import Changes
+from auxilium_rl.core.publishing import policy_of
 from auxilium_rl.core.requests import StartRequest
 from auxilium_rl.core.states import ACTIVE, RunState
 from generated.auxilium.v1 import runs_pb2 as pb
@@ -25,6 +26,7 @@ __all__ = [
     "garbage_message",
     "metric_message",
     "run_message",
+    "source_of",
     "start_request",
     "states_of",
 ]
@@ -39,18 +41,21 @@ def start_request(message: pb.StartRunRequest) -> StartRequest:
         seed=message.seed if message.HasField("seed") else None,
         hyperparameters=_values(message.hyperparameters),
         model_output_path=message.model_output_path,
-        environment=_source(message.environment),
+        environment=source_of(message.environment),
         checkpoint_freq=message.checkpoint_freq,
         policy=message.policy,
         normalize=_normalize(message.normalize) if message.HasField("normalize") else None,
         frame_stack=message.frame_stack,
         limits=Limits(message.limits.memory_mb, message.limits.seconds),
+        policy_name=message.policy_name,
+        publish_checkpoints=message.publish_checkpoints,
+        evaluation=_plan(message.evaluation) if message.HasField("evaluation") else None,
     )
 
 
 def changes_of(message: pb.RetryRunRequest | pb.ExtendRunRequest | pb.CloneRunRequest) -> Changes:
     """What shall be otherwise in a run that is made of another."""
-    environment = _source(message.environment) if message.HasField("environment") else None
+    environment = source_of(message.environment) if message.HasField("environment") else None
     if not isinstance(message, pb.CloneRunRequest):
         return Changes(environment=environment)
     return Changes(
@@ -63,7 +68,22 @@ def changes_of(message: pb.RetryRunRequest | pb.ExtendRunRequest | pb.CloneRunRe
     )
 
 
-def _source(env: pb.EnvironmentSource) -> EnvironmentSource:
+def _plan(message: pb.EvaluationPlan) -> EvaluationPlan:
+    return EvaluationPlan(message.freq, message.episodes, source_of(message.environment))
+
+
+def _plan_message(plan: EvaluationPlan | None) -> pb.EvaluationPlan | None:
+    if plan is None:
+        return None
+    return pb.EvaluationPlan(freq=plan.freq, episodes=plan.episodes, environment=_source_message(plan.environment))
+
+
+def _source_message(env: EnvironmentSource) -> pb.EnvironmentSource:
+    return pb.EnvironmentSource(**asdict(env))
+
+
+def source_of(env: pb.EnvironmentSource) -> EnvironmentSource:
+    """Where a caller says that lanes are."""
     return EnvironmentSource(
         env.uri, env.lanes, tuple(env.gym_ids), env.observation_dim, env.action_dim, env.max_steps, env.min_lanes
     )
@@ -102,7 +122,7 @@ def states_of(values: list[int]) -> list[RunState]:
 
 def run_message(run: Run, tensorboard_dir: str = "", simulators: Sequence[AttachedInfo] = ()) -> pb.Run:
     """A run as clients see it."""
-    spec, env = run.spec, run.spec.environment
+    spec = run.spec
     active = run.state in ACTIVE
     hyperparameters = struct_pb2.Struct()
     hyperparameters.update(dict(spec.hyperparameters))
@@ -116,15 +136,7 @@ def run_message(run: Run, tensorboard_dir: str = "", simulators: Sequence[Attach
         timesteps_done=run.timesteps_done,
         total_timesteps=spec.total_timesteps,
         seed=spec.seed,
-        environment=pb.EnvironmentSource(
-            uri=env.uri,
-            gym_ids=env.gym_ids,
-            lanes=env.lanes,
-            observation_dim=env.observation_dim,
-            action_dim=env.action_dim,
-            max_steps=env.max_steps,
-            min_lanes=env.min_lanes,
-        ),
+        environment=_source_message(spec.environment),
         policy=spec.policy,
         normalize=_normalize_message(spec.normalize),
         frame_stack=spec.frame_stack,
@@ -146,6 +158,9 @@ def run_message(run: Run, tensorboard_dir: str = "", simulators: Sequence[Attach
         parent_run_id=spec.parent.run_id if spec.parent else "",
         parent_kind=spec.parent.kind if spec.parent else "",
         limits=pb.Limits(**asdict(spec.limits)) if any(asdict(spec.limits).values()) else None,
+        policy_name=policy_of(run),
+        publish_checkpoints=spec.publish_checkpoints,
+        evaluation=_plan_message(spec.evaluation),
     )
 
 

@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 
 from auxilium_rl.core import errors
 
-__all__ = ["STATUS_OF", "abort", "answers_to_the_last", "answers_with_status", "public_message"]
+__all__ = ["STATUS_OF", "abort", "answers_to_the_last", "answers_with_status", "public_message", "status_number"]
 
 _log = structlog.get_logger(__name__)
 _DOMAIN = "auxilium"
@@ -25,6 +25,10 @@ STATUS_OF: dict[type[errors.AuxiliumError], grpc.StatusCode] = {
     errors.RunNotFound: grpc.StatusCode.NOT_FOUND,
     errors.ModelNotReady: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ModelCorrupt: grpc.StatusCode.DATA_LOSS,
+    errors.PolicyNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.EvaluationFailed: grpc.StatusCode.ABORTED,
+    errors.VersionInUse: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.TransferMoved: grpc.StatusCode.ABORTED,
     errors.RunEnded: grpc.StatusCode.FAILED_PRECONDITION,
     errors.RunNotEnded: grpc.StatusCode.FAILED_PRECONDITION,
     errors.RunInUse: grpc.StatusCode.FAILED_PRECONDITION,
@@ -69,6 +73,14 @@ def abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
         status.details.add().Pack(detail)
     context.abort_with_status(rpc_status.to_status(status))
     raise AssertionError("abort_with_status returned")
+
+
+def status_number(error: Exception) -> tuple[int, str, str]:
+    """Code, message and reason of an error, where they are fields of an answer."""
+    message = public_message(error)
+    if not isinstance(error, errors.AuxiliumError):
+        return code_pb2.INTERNAL, message, "INTERNAL"
+    return code_pb2.Code.Value(STATUS_OF[type(error)].name), message, error.reason
 
 
 def _details(error: Exception) -> list[Message]:

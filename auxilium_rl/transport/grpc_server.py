@@ -15,24 +15,30 @@ from auxilium_rl.core.ports import SimulatorGateway
 from auxilium_rl.transport.gateway_servicer import SERVICE as GATEWAY
 from auxilium_rl.transport.gateway_servicer import gateway_service
 from auxilium_rl.transport.health_servicer import HealthMonitor
+from auxilium_rl.transport.policy_servicer import PolicyServicer
 from auxilium_rl.transport.run_servicer import RunServicer
 from auxilium_rl.transport.trainer_servicer import TrainerServicer
 from auxilium_rl.wire.call_pool import CallPool
 from generated import policy_trainer_pb2_grpc
-from generated.auxilium.v1 import runs_pb2_grpc
+from generated.auxilium.v1 import policies_pb2_grpc, runs_pb2_grpc
 
 if TYPE_CHECKING:
     from auxilium_rl.core.training import TrainingOrchestrator
 
 __all__ = ["SERVICES", "GrpcServer", "create_server"]
 
-SERVICES = ("policy_trainer.PolicyTrainerService", "auxilium.v1.RunService", GATEWAY)
+SERVICES = (
+    "policy_trainer.PolicyTrainerService",
+    "auxilium.v1.RunService",
+    "auxilium.v1.PolicyService",
+    GATEWAY,
+)
 
 
 class GrpcServer:
     """Hosts the servicers on one port.
 
-    Unary calls have a pool of threads of their own; WatchRun streams another, so that idle watchers cannot starve
+    Unary calls have a pool of threads of their own; streams of each kind another, so that idle watchers cannot starve
     anybody; so do health's Watch streams (see ``HealthMonitor``).
 
     Raises:
@@ -43,6 +49,7 @@ class GrpcServer:
         self,
         trainer: TrainerServicer,
         runs: RunServicer,
+        policies: PolicyServicer,
         health: HealthMonitor,
         gateway: SimulatorGateway,
         *,
@@ -50,12 +57,14 @@ class GrpcServer:
         port: int,
         max_workers: int,
         max_streams: int,
+        max_act_streams: int,
         max_attached: int,
         max_message_mb: int,
     ) -> None:
         limit = max_message_mb << 20
         self._pool = CallPool(max_workers, "rpc")
         self._streams = futures.ThreadPoolExecutor(max_streams + 1, thread_name_prefix="stream")
+        self._following = futures.ThreadPoolExecutor(2 * max_streams, thread_name_prefix="policy-stream")
         self._server = grpc.server(
             self._pool,
             options=[
@@ -68,9 +77,13 @@ class GrpcServer:
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ],
         )
-        RunServicer.WatchRun.experimental_thread_pool = self._streams  # type: ignore[attr-defined]
+        self._acting = futures.ThreadPoolExecutor(max_act_streams + 1, thread_name_prefix="act-stream")
+        _use(RunServicer, self._streams, "WatchRun")
+        _use(PolicyServicer, self._following, "WatchPolicy", "Evaluate", "DownloadPolicy")
+        _use(PolicyServicer, self._acting, "ActStream")
         policy_trainer_pb2_grpc.add_PolicyTrainerServiceServicer_to_server(trainer, self._server)
         runs_pb2_grpc.add_RunServiceServicer_to_server(runs, self._server)
+        policies_pb2_grpc.add_PolicyServiceServicer_to_server(policies, self._server)
         self._server.add_generic_rpc_handlers((gateway_service(gateway, max_attached),))
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, self._server)
         reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._server)
@@ -93,7 +106,14 @@ class GrpcServer:
         """Take no new calls and wait up to ``grace`` seconds for those under way."""
         self._server.stop(grace).wait()
         self._pool.shutdown()
-        self._streams.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._streams, self._following, self._acting):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _use(servicer: type, pool: futures.Executor, *methods: str) -> None:
+    """Have streams served by threads of their own."""
+    for method in methods:
+        getattr(servicer, method).experimental_thread_pool = pool
 
 
 def create_server(

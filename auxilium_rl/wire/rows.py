@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-__all__ = ["AnySpace", "Obs", "Start", "Transition", "concat_rows", "copy_rows", "put", "stack", "take"]
+__all__ = ["AnySpace", "Obs", "Start", "Transition", "concat_rows", "copy_rows", "flat", "put", "stack", "take"]
 
 AnySpace = spaces.Space[Any]
 Obs = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
@@ -107,3 +107,10 @@ def copy_rows(rows: Obs) -> Obs:
     if isinstance(rows, dict):
         return {key: values.copy() for key, values in rows.items()}
     return rows.copy()
+
+
+def flat(rows: Obs, count: int, keys: Sequence[str] = ()) -> npt.NDArray[np.float32]:
+    """``(count, size)`` float32: the leaves one after another, in the order of ``keys`` or as they stand."""
+    leaves = [rows[key] for key in keys or list(rows)] if isinstance(rows, dict) else [rows]
+    parts = [np.asarray(leaf, np.float32).reshape(count, -1) for leaf in leaves]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)

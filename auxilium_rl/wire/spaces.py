@@ -6,6 +6,8 @@ count from 0 whatever their ``start``; the simulator's side adds and takes away.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf import json_format
 from gymnasium import spaces
 
 from auxilium_rl.wire.rows import AnySpace, Obs
@@ -27,8 +30,11 @@ __all__ = [
     "leaves_of",
     "mask_length",
     "shifted",
+    "space_from_json",
+    "space_json",
     "space_message",
     "space_of",
+    "spaces_digest",
 ]
 
 _DTYPES: dict[int, str] = {
@@ -218,6 +224,26 @@ def _bound_of(
         raise UnsupportedSpace(f"{where}: {len(data)} bytes given; {one} (the same for all) or {full} are accepted")
     values: npt.NDArray[Any] = np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype)
     return np.full(shape, values[0], dtype) if values.size == 1 else values.reshape(shape)
+
+
+def space_json(space: AnySpace) -> dict[str, Any]:
+    """A space as JSON values that ``space_from_json`` turns back. Raises UnsupportedSpace."""
+    told: dict[str, Any] = json_format.MessageToDict(space_message(space))
+    return told
+
+
+def space_from_json(told: dict[str, Any], where: str) -> AnySpace:
+    """The space of ``space_json``; ``where`` names it in errors. Raises UnsupportedSpace."""
+    try:
+        return space_of(json_format.ParseDict(told, pb.Space()), where)
+    except json_format.ParseError as error:
+        raise UnsupportedSpace(f"{where}: {error}") from error
+
+
+def spaces_digest(observation: AnySpace, action: AnySpace, mask_len: int) -> str:
+    """Sha256 over what a policy and whoever acts with it must agree on, as canonical JSON."""
+    told = {"observation": space_json(observation), "action": space_json(action), "mask_len": mask_len}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 class Codec:

@@ -250,7 +250,9 @@ class Walk(RuleBasedStateMachine):
             assert found == {run: (state, self.epoch[run]) for run, state in self.state.items()}
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite", *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS[1:])])
+@pytest.mark.parametrize(
+    "kind", ["memory", "sqlite", *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS[1:])]
+)
 def test_random_walks(kind: str, pytestconfig: pytest.Config, promise: Callable[..., None]) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 

@@ -44,6 +44,7 @@ class JoinedLanes:
         self._on_close = on_close
         first = members[0]
         self.observation_space, self.action_space = first.observation_space, first.action_space
+        self.native_observation, self.native_action = first.native_observation, first.native_action
         self.mask_len = first.mask_len
         self._pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="simulators")
 

@@ -40,6 +40,7 @@ class SessionLanes:
         self.lanes = contract.lanes
         self.observation_space = counted_from_zero(contract.observation)
         self.action_space = counted_from_zero(contract.action)
+        self.native_observation, self.native_action = contract.observation, contract.action
         self.mask_len = contract.mask_len
         self._autoreset = contract.autoreset
         self._connection = connection

@@ -16,7 +16,7 @@ from auxilium_rl.core.errors import StoreBusy, StoreUnavailable
 
 __all__ = ["HEAD", "migrate", "open_database", "reading", "schema_version", "writing"]
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration; known here so that a server whose schema is up to date need not import Alembic (0.15 s)."""
 
 _BUSY_TIMEOUT_MS = 30_000

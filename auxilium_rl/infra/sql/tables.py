@@ -18,7 +18,22 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
-__all__ = ["admission", "checkpoints", "gym_closes", "health_probe", "metadata", "metrics", "negotiated_specs", "runs"]
+__all__ = [
+    "admission",
+    "checkpoints",
+    "gym_closes",
+    "health_probe",
+    "metadata",
+    "metrics",
+    "negotiated_specs",
+    "policies",
+    "policy_aliases",
+    "policy_clock",
+    "policy_evaluations",
+    "policy_tags",
+    "policy_versions",
+    "runs",
+]
 
 metadata = MetaData(
     naming_convention={
@@ -33,6 +48,8 @@ metadata = MetaData(
 _Time = BigInteger
 _Serial = BigInteger().with_variant(Integer, "sqlite")
 _LongText = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+# Names compare by their bytes on every database.
+_Name = String(128).with_variant(mysql.VARCHAR(128, collation="utf8mb4_bin"), "mysql", "mariadb")
 
 runs = Table(
     "runs",
@@ -141,4 +158,69 @@ health_probe = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("probed_at", _Time, nullable=False),
+)
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("name", _Name, primary_key=True),
+    Column("next_version", Integer, nullable=False, default=0),
+    Column("notes", _LongText, nullable=False, default=""),
+    Column("criterion", String(255), nullable=False, default="mean_return"),
+    Column("minimize", Integer, nullable=False, default=0),
+    Column("created_at", _Time, nullable=False),
+    Column("updated_at", _Time, nullable=False),
+)
+
+policy_versions = Table(
+    "policy_versions",
+    metadata,
+    Column("name", _Name, ForeignKey("policies.name"), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("run_id", String(64), nullable=False),
+    Column("algorithm", String(32), nullable=False),
+    Column("timesteps", BigInteger, nullable=False),
+    Column("contract_hash", String(64), nullable=False),
+    Column("path", _LongText, nullable=False),
+    Column("manifest_sha256", String(64), nullable=False),
+    Column("files", _LongText, nullable=False),
+    Column("metrics", _LongText, nullable=False),
+    Column("created_at", _Time, nullable=False),
+    UniqueConstraint("name", "run_id", "timesteps"),
+)
+
+policy_aliases = Table(
+    "policy_aliases",
+    metadata,
+    Column("name", _Name, ForeignKey("policies.name"), primary_key=True),
+    Column("alias", _Name, primary_key=True),
+    Column("version", Integer, nullable=False),
+)
+
+policy_tags = Table(
+    "policy_tags",
+    metadata,
+    Column("name", _Name, ForeignKey("policies.name"), primary_key=True),
+    Column("key", _Name, primary_key=True),
+    Column("value", _Name, nullable=False),
+)
+
+policy_evaluations = Table(
+    "policy_evaluations",
+    metadata,
+    Column("id", _Serial, primary_key=True, autoincrement=True),
+    Column("name", _Name, ForeignKey("policies.name"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("environment", String(512), nullable=False),
+    Column("body", _LongText, nullable=False),
+    Column("created_at", _Time, nullable=False),
+    Index(None, "name", "version"),
+)
+
+# One row, which rises with every change of a policy: whoever follows policies looks at it alone.
+policy_clock = Table(
+    "policy_clock",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("value", BigInteger, nullable=False),
 )

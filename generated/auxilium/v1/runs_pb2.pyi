@@ -205,6 +205,9 @@ class StartRunRequest(_message.Message):
     NORMALIZE_FIELD_NUMBER: _builtins.int
     FRAME_STACK_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    POLICY_NAME_FIELD_NUMBER: _builtins.int
+    PUBLISH_CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    EVALUATION_FIELD_NUMBER: _builtins.int
     experiment_id: _builtins.str
     """groups runs; must not be empty"""
     algorithm: _builtins.str
@@ -223,6 +226,10 @@ class StartRunRequest(_message.Message):
     """"MlpPolicy", "CnnPolicy", "MultiInputPolicy"; empty: as the observations need it"""
     frame_stack: _builtins.int
     """how many of the last observations the policy sees; 0 or 1: the present one"""
+    policy_name: _builtins.str
+    """whose versions the run publishes; empty: the run's id"""
+    publish_checkpoints: _builtins.bool
+    """every checkpoint becomes a version; else the first weights and the last"""
     @_builtins.property
     def environment(self) -> Global___EnvironmentSource: ...
     @_builtins.property
@@ -235,6 +242,10 @@ class StartRunRequest(_message.Message):
 
     @_builtins.property
     def limits(self) -> Global___Limits: ...
+    @_builtins.property
+    def evaluation(self) -> Global___EvaluationPlan:
+        """absent: the run is not evaluated while it trains"""
+
     def __init__(
         self,
         *,
@@ -251,16 +262,51 @@ class StartRunRequest(_message.Message):
         normalize: Global___Normalize | None = ...,
         frame_stack: _builtins.int = ...,
         limits: Global___Limits | None = ...,
+        policy_name: _builtins.str = ...,
+        publish_checkpoints: _builtins.bool = ...,
+        evaluation: Global___EvaluationPlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "environment", b"environment", "hyperparameters", b"hyperparameters", "limits", b"limits", "normalize", b"normalize", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "environment", b"environment", "evaluation", b"evaluation", "hyperparameters", b"hyperparameters", "limits", b"limits", "normalize", b"normalize", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "algorithm", b"algorithm", "checkpoint_freq", b"checkpoint_freq", "environment", b"environment", "experiment_id", b"experiment_id", "frame_stack", b"frame_stack", "hyperparameters", b"hyperparameters", "idempotency_key", b"idempotency_key", "limits", b"limits", "model_output_path", b"model_output_path", "normalize", b"normalize", "policy", b"policy", "seed", b"seed", "total_timesteps", b"total_timesteps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "algorithm", b"algorithm", "checkpoint_freq", b"checkpoint_freq", "environment", b"environment", "evaluation", b"evaluation", "experiment_id", b"experiment_id", "frame_stack", b"frame_stack", "hyperparameters", b"hyperparameters", "idempotency_key", b"idempotency_key", "limits", b"limits", "model_output_path", b"model_output_path", "normalize", b"normalize", "policy", b"policy", "policy_name", b"policy_name", "publish_checkpoints", b"publish_checkpoints", "seed", b"seed", "total_timesteps", b"total_timesteps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
 
 Global___StartRunRequest: _TypeAlias = StartRunRequest  # noqa: Y015
+
+@_typing.final
+class EvaluationPlan(_message.Message):
+    """Episodes that are played while a run trains, beside its own; they change nothing of what it learns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FREQ_FIELD_NUMBER: _builtins.int
+    EPISODES_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    freq: _builtins.int
+    """timesteps between evaluations, above zero"""
+    episodes: _builtins.int
+    """0: 10"""
+    @_builtins.property
+    def environment(self) -> Global___EnvironmentSource:
+        """absent: another one like that of training, which must be gym: or fake"""
+
+    def __init__(
+        self,
+        *,
+        freq: _builtins.int = ...,
+        episodes: _builtins.int = ...,
+        environment: Global___EnvironmentSource | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "episodes", b"episodes", "freq", b"freq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvaluationPlan: _TypeAlias = EvaluationPlan  # noqa: Y015
 
 @_typing.final
 class GetRunRequest(_message.Message):
@@ -803,6 +849,9 @@ class Run(_message.Message):
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_KIND_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    POLICY_NAME_FIELD_NUMBER: _builtins.int
+    PUBLISH_CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    EVALUATION_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     experiment_id: _builtins.str
     algorithm: _builtins.str
@@ -838,6 +887,8 @@ class Run(_message.Message):
     """the run that this one was made of; empty: none"""
     parent_kind: _builtins.str
     """"retry", "repeat" (from its start), "extend" or "clone" """
+    policy_name: _builtins.str
+    publish_checkpoints: _builtins.bool
     @_builtins.property
     def environment(self) -> Global___EnvironmentSource: ...
     @_builtins.property
@@ -862,6 +913,8 @@ class Run(_message.Message):
 
     @_builtins.property
     def limits(self) -> Global___Limits: ...
+    @_builtins.property
+    def evaluation(self) -> Global___EvaluationPlan: ...
     def __init__(
         self,
         *,
@@ -896,10 +949,13 @@ class Run(_message.Message):
         parent_run_id: _builtins.str = ...,
         parent_kind: _builtins.str = ...,
         limits: Global___Limits | None = ...,
+        policy_name: _builtins.str = ...,
+        publish_checkpoints: _builtins.bool = ...,
+        evaluation: Global___EvaluationPlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "environment", b"environment", "finished_at", b"finished_at", "hyperparameters", b"hyperparameters", "limits", b"limits", "normalize", b"normalize", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "environment", b"environment", "evaluation", b"evaluation", "finished_at", b"finished_at", "hyperparameters", b"hyperparameters", "limits", b"limits", "normalize", b"normalize", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "attempt", b"attempt", "checkpoints", b"checkpoints", "created_at", b"created_at", "engine", b"engine", "environment", b"environment", "error_message", b"error_message", "experiment_id", b"experiment_id", "exported_path", b"exported_path", "finished_at", b"finished_at", "frame_stack", b"frame_stack", "hyperparameters", b"hyperparameters", "limits", b"limits", "log_tail", b"log_tail", "model_output_path", b"model_output_path", "normalize", b"normalize", "parent_kind", b"parent_kind", "parent_run_id", b"parent_run_id", "policy", b"policy", "queue_position", b"queue_position", "run_id", b"run_id", "seconds_left", b"seconds_left", "seed", b"seed", "simulators", b"simulators", "started_at", b"started_at", "state", b"state", "state_reason", b"state_reason", "steps_per_second", b"steps_per_second", "tensorboard_dir", b"tensorboard_dir", "timesteps_done", b"timesteps_done", "total_timesteps", b"total_timesteps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "attempt", b"attempt", "checkpoints", b"checkpoints", "created_at", b"created_at", "engine", b"engine", "environment", b"environment", "error_message", b"error_message", "evaluation", b"evaluation", "experiment_id", b"experiment_id", "exported_path", b"exported_path", "finished_at", b"finished_at", "frame_stack", b"frame_stack", "hyperparameters", b"hyperparameters", "limits", b"limits", "log_tail", b"log_tail", "model_output_path", b"model_output_path", "normalize", b"normalize", "parent_kind", b"parent_kind", "parent_run_id", b"parent_run_id", "policy", b"policy", "policy_name", b"policy_name", "publish_checkpoints", b"publish_checkpoints", "queue_position", b"queue_position", "run_id", b"run_id", "seconds_left", b"seconds_left", "seed", b"seed", "simulators", b"simulators", "started_at", b"started_at", "state", b"state", "state_reason", b"state_reason", "steps_per_second", b"steps_per_second", "tensorboard_dir", b"tensorboard_dir", "timesteps_done", b"timesteps_done", "total_timesteps", b"total_timesteps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from auxilium_rl.core.errors import InvalidRequest
+from auxilium_rl.inference.refused import Refused
 
 __all__ = ["PolicyMemory", "size_of"]
+
+Floats = npt.NDArray[np.float32]
 
 
 def size_of(space: dict[str, Any]) -> int:
@@ -42,42 +44,55 @@ class PolicyMemory:
         remembers = description.get("frame_stack", 1) > 1 or "state" in description
         return cls(description, leaves) if remembers else None
 
-    def feeds(self, values: npt.NDArray[np.float32], state: bytes) -> dict[str, npt.NDArray[np.float32]]:
-        """The graph's inputs. Raises InvalidRequest."""
-        numbers = self._numbers(state)
-        feeds = {"observation": (self._pushed(numbers[: self._stacked], values) if self._stacked else values)[None]}
+    @property
+    def recurrent(self) -> bool:
+        """Whether the graph takes and gives a state of its own."""
+        return self._shape is not None
+
+    def feeds(self, rows: Floats, states: Sequence[bytes]) -> dict[str, Floats]:
+        """The graph's inputs for ``(n, size)`` values and one state for each. Raises Refused."""
+        numbers = np.stack([self._numbers(state) for state in states])
+        feeds = {"observation": self._pushed(numbers[:, : self._stacked], rows) if self._stacked else rows}
         if self._shape is not None:
-            hidden, cell = np.split(numbers[self._stacked :], 2)
-            feeds |= {"hidden": hidden.reshape(self._shape), "cell": cell.reshape(self._shape)}
+            layers, _, size = self._shape
+            kept = numbers[:, self._stacked :].reshape(len(rows), 2, layers, size)
+            feeds |= {
+                name: np.ascontiguousarray(kept[:, part].transpose(1, 0, 2))
+                for part, name in enumerate(("hidden", "cell"))
+            }
         return feeds
 
-    def token(self, observation: npt.NDArray[np.float32], rest: Sequence[npt.NDArray[np.float32]]) -> bytes:
-        """The state for the caller to bring back."""
-        frames = observation.tobytes() if self._stacked else b""
-        return self._mark + frames + b"".join(array.tobytes() for array in rest)
+    def tokens(self, observations: Floats, rest: Sequence[Floats]) -> list[bytes]:
+        """The states for the caller to bring back; ``rest`` is the graph's new state, ``(layers, n, size)`` each."""
+        frames = [row.tobytes() if self._stacked else b"" for row in observations]
+        return [
+            self._mark + frame + b"".join(np.ascontiguousarray(part[:, row]).tobytes() for part in rest)
+            for row, frame in enumerate(frames)
+        ]
 
-    def _numbers(self, state: bytes) -> npt.NDArray[np.float32]:
+    def _numbers(self, state: bytes) -> Floats:
         if not state:
             return np.zeros(self._stacked + 2 * self._recurrent, np.float32)
         if len(state) != self._length or not state.startswith(self._mark):
-            raise InvalidRequest.of(
+            raise Refused(
                 "state", f"{len(state)} bytes given; the state of this policy's last answer is accepted, or nothing"
             )
         numbers = np.frombuffer(state, np.float32, offset=len(self._mark))
         if not np.isfinite(numbers).all():
-            raise InvalidRequest.of("state", "it holds NaN or infinity; the state of the last answer is accepted")
+            raise Refused("state", "it holds NaN or infinity; the state of the last answer is accepted")
         return numbers
 
-    def _pushed(self, before: npt.NDArray[np.float32], values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """The frames of before without the oldest, and this one."""
-        parts, old, new = [], 0, 0
+    def _pushed(self, before: Floats, rows: Floats) -> Floats:
+        """The frames of before without the oldest, and these."""
+        count, parts, old, new = len(rows), [], 0, 0
         for leaf in self._leaves:
-            axis, count = leaf["stack_axis"], size_of(leaf)
-            stacked = before[old : old + count].reshape(leaf["shape"])
+            axis, size = leaf["stack_axis"], size_of(leaf)
+            stacked = before[:, old : old + size].reshape(count, *leaf["shape"])
             one = list(leaf["shape"])
             one[axis] //= self._frames
-            frame = values[new : new + count // self._frames].reshape(one)
-            kept = np.split(stacked, [one[axis]], axis=axis)[1]
-            parts.append(np.concatenate([kept, frame], axis=axis).ravel())
-            old, new = old + count, new + count // self._frames
-        return np.concatenate(parts)
+            frame = rows[:, new : new + size // self._frames].reshape(count, *one)
+            along = axis % len(one) + 1
+            kept = np.split(stacked, [one[axis]], axis=along)[1]
+            parts.append(np.concatenate([kept, frame], axis=along).reshape(count, -1))
+            old, new = old + size, new + size // self._frames
+        return np.concatenate(parts, axis=1)

@@ -1,0 +1,250 @@
+"""A policy, from the outside."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from auxilium_rl.client.errors import ActError, ClientError, ServerUnavailable, translated
+from auxilium_rl.client.policy_values import Episode, Evaluation, PolicyInfo, PolicyVersion
+from auxilium_rl.client.start_request import other_environment
+from generated.auxilium.v1 import policies_pb2 as pb
+
+if TYPE_CHECKING:
+    from auxilium_rl.client.client import Client
+    from auxilium_rl.client.local_policy import LocalPolicy
+    from auxilium_rl.client.policy_encoding import PolicyEncoding
+
+__all__ = ["Policy", "PolicyEpisode"]
+
+
+class Policy:
+    """A policy on a server.
+
+    Args:
+        name: ``name`` (its newest version), ``name@3``, ``name@best``, or a run's id.
+    """
+
+    def __init__(self, client: Client, name: str) -> None:
+        self._client, self.name = client, name
+        self._stub = client.policies_stub
+        self._encoding: PolicyEncoding | None = None
+
+    def __repr__(self) -> str:
+        return f"Policy({self.name!r})"
+
+    # -- what it is
+
+    def version(self) -> PolicyVersion:
+        """The version that the name means now. Raises NotFound."""
+        return PolicyVersion.of(self._client.call(self._stub.GetVersion, pb.GetVersionRequest(policy=self.name)))
+
+    def info(self) -> PolicyInfo:
+        """The policy with all its versions. Raises NotFound."""
+        return PolicyInfo.of(self._client.call(self._stub.GetPolicy, pb.GetPolicyRequest(name=self._base)))
+
+    @property
+    def _base(self) -> str:
+        return self.name.partition("@")[0]
+
+    def set_alias(self, alias: str, version: int) -> PolicyInfo:
+        """Move an alias to a version, or make it."""
+        request = pb.SetAliasRequest(name=self._base, alias=alias, version=version)
+        return PolicyInfo.of(self._client.call(self._stub.SetAlias, request))
+
+    def delete_alias(self, alias: str) -> PolicyInfo:
+        """Forget an alias."""
+        return PolicyInfo.of(
+            self._client.call(self._stub.DeleteAlias, pb.DeleteAliasRequest(name=self._base, alias=alias))
+        )
+
+    def update(
+        self,
+        *,
+        set_tags: Mapping[str, str] | None = None,
+        remove_tags: Sequence[str] = (),
+        notes: str | None = None,
+        criterion: str = "",
+    ) -> PolicyInfo:
+        """Change tags, notes, or the number by which ``best`` is chosen.
+
+        Args:
+            criterion: ``mean_return``, ``mean_length``, ``success_rate`` or a KPI; with ``-`` before it where lower is
+                better; empty: as it is.
+        """
+        request = pb.UpdatePolicyRequest(name=self._base, set_tags=set_tags, remove_tags=remove_tags, notes=notes)
+        if criterion:
+            request.criterion.CopyFrom(
+                pb.Criterion(key=criterion.removeprefix("-"), minimize=criterion.startswith("-"))
+            )
+        return PolicyInfo.of(self._client.call(self._stub.UpdatePolicy, request))
+
+    def delete_version(self, version: int) -> PolicyInfo:
+        """Forget a version, which nothing points to and nobody follows."""
+        request = pb.DeleteVersionRequest(name=self._base, version=version)
+        return PolicyInfo.of(self._client.call(self._stub.DeleteVersion, request))
+
+    def delete(self) -> int:
+        """Forget the policy with all its versions; gives the bytes that were freed."""
+        request = pb.DeletePolicyRequest(name=self._base)
+        return int(self._client.call(self._stub.DeletePolicy, request).bytes_freed)
+
+    # -- acting
+
+    def act(self, observation: Any, *, action_mask: Any = None, deterministic: bool = True) -> Any:
+        """The action for one observation, both as the environment has them.
+
+        Args:
+            observation: an element of the observation space: a number, an array, or a map of these.
+            action_mask: the legal actions; None: all.
+            deterministic: False: drawn from the policy's distribution.
+
+        Raises:
+            ActError: this is no observation of the policy's space, or the policy remembers: use ``episode``.
+            InvalidArgument, NotFound.
+        """
+        return self._acted([observation], action_mask, deterministic, ())[0][0]
+
+    def act_many(self, observations: Sequence[Any], *, action_masks: Any = None, deterministic: bool = True) -> Any:
+        """Actions ``(n, *shape)`` for many observations, each an element of the space or a row of one array."""
+        return self._acted(observations, action_masks, deterministic, ())[0]
+
+    def episode(self, *, deterministic: bool = True) -> PolicyEpisode:
+        """Acts through one episode, for policies that remember and those that do not."""
+        return PolicyEpisode(
+            lambda observation, state, mask: self._remembering(observation, state, mask, deterministic)
+        )
+
+    def _remembering(self, observation: Any, state: bytes, mask: Any, deterministic: bool) -> tuple[Any, bytes]:
+        states = (state,) if self._encoded().remembers else ()
+        actions, after = self._acted([observation], mask, deterministic, states)
+        return actions[0], after[0] if after else b""
+
+    def _acted(
+        self, observations: Sequence[Any], masks: Any, deterministic: bool, states: Sequence[bytes]
+    ) -> tuple[Any, Sequence[bytes]]:
+        encoding = self._encoded()
+        try:
+            request = encoding.request(observations, masks, deterministic, states)
+        except (TypeError, ValueError) as wrong:
+            raise ActError(f"{wrong}; the policy's observations are {encoding.observation}") from wrong
+        request.policy = self.name
+        answer = self._client.call(self._stub.Act, request)
+        return encoding.actions(answer.actions, len(observations)), list(answer.states)
+
+    def _encoded(self) -> PolicyEncoding:
+        if self._encoding is None:
+            from auxilium_rl.client.policy_encoding import PolicyEncoding
+
+            self._encoding = PolicyEncoding(json.loads(self.read("policy.json")))
+        return self._encoding
+
+    # -- evaluation
+
+    def evaluate(
+        self,
+        episodes: int = 10,
+        *,
+        env: str = "",
+        gym_ids: Sequence[str] = (),
+        lanes: int = 0,
+        deterministic: bool = True,
+        seed: int | None = None,
+        max_steps: int = 0,
+        on_episode: Callable[[Episode], None] = lambda _: None,
+    ) -> Evaluation:
+        """Play episodes on the server's side; what they come to is kept with the version.
+
+        Args:
+            env: where, with its ``gym_ids`` and ``lanes``; empty: where its run trained.
+            seed: None: drawn.
+            on_episode: called with each.
+
+        Raises:
+            InvalidArgument, NotFound.
+            ClientError: the simulator failed in the middle; nothing was kept.
+        """
+        request = pb.EvaluateRequest(
+            policy=self.name,
+            episodes=episodes,
+            environment=other_environment(env, gym_ids, lanes),
+            deterministic=deterministic,
+            seed=seed,
+            max_steps=max_steps,
+        )
+        with translated(self._client.address):
+            for event in self._stub.Evaluate(request):
+                if event.HasField("evaluation"):
+                    return Evaluation.of(event.evaluation)
+                on_episode(Episode.of(event.episode))
+        raise ServerUnavailable(f"the server at {self._client.address} ended before the evaluation did")
+
+    # -- taking it away
+
+    def read(self, file: str = "policy.onnx") -> bytes:
+        """A file of the version, its hash checked. A server that goes away is waited for, and the rest fetched."""
+        now = self.version()  # which the name may not mean any more in the middle
+        data, sha256, size = bytearray(), "", -1
+        while len(data) != size:
+            before = len(data)
+            request = pb.DownloadPolicyRequest(
+                policy=f"{now.name}@{now.version}", file=file, offset=before, sha256=sha256
+            )
+            try:
+                with translated(self._client.address):
+                    for chunk in self._stub.DownloadPolicy(request):
+                        data += chunk.data
+                        sha256, size = chunk.sha256, chunk.size
+            except ServerUnavailable:
+                self.version()  # waits for it
+        found = hashlib.sha256(data).hexdigest()
+        if found != sha256:
+            raise ClientError(f"{file} of {self.name} came with sha256 {found}; {sha256} was announced")
+        return bytes(data)
+
+    def download(self, target: str | Path, file: str = "policy.onnx") -> Path:
+        """Write a file of the version to ``target``; nothing is there before all of it is."""
+        path = Path(target)
+        aside = path.with_name(f".{path.name}.part")
+        aside.write_bytes(self.read(file))
+        aside.replace(path)
+        return path
+
+    def watch(self) -> Iterator[PolicyVersion]:
+        """The version that the name means now, and whenever it means another one: the newest, never a backlog."""
+        call = self._stub.WatchPolicy(pb.WatchPolicyRequest(policy=self.name))
+        try:
+            with translated(self._client.address):
+                for update in call:
+                    yield PolicyVersion.of(update.version)
+        finally:
+            call.cancel()
+
+    def local(self, *, timeout: float = 30.0) -> LocalPolicy:
+        """The policy in this process, which follows the one on the server and never waits for it.
+
+        Args:
+            timeout: seconds for its first version to come. Raises TimeoutError.
+        """
+        from auxilium_rl.client.local_policy import LocalPolicy
+
+        return LocalPolicy(self._client, self.name, timeout)
+
+
+class PolicyEpisode:
+    """One episode of acting. Make a new one, or call ``begin``, when the environment is reset."""
+
+    def __init__(self, ask: Callable[[Any, bytes, Any], tuple[Any, bytes]]) -> None:
+        self._ask, self._state = ask, b""
+
+    def begin(self) -> None:
+        """Forget: another episode begins."""
+        self._state = b""
+
+    def act(self, observation: Any, *, action_mask: Any = None) -> Any:
+        """The action for the next observation. Raises as ``Policy.act`` does."""
+        action, self._state = self._ask(observation, self._state, action_mask)
+        return action
