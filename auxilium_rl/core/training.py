@@ -235,6 +235,8 @@ class TrainingOrchestrator:
                 _log.error("dispatch_failed", error=error.message)
                 if isinstance(error, StoreUnavailable) and not isinstance(error, StoreBusy):
                     self._store_was_away = True
+            except Exception:  # noqa: BLE001 - a fault of ours; without this thread no run would ever start again
+                _log.exception("dispatch_failed")
 
     def _settle_late(self) -> None:
         """Write the ends that the database did not take when they came."""

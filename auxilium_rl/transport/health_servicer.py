@@ -69,6 +69,9 @@ class HealthMonitor:
             if self._ready is not False:
                 _log.error("not_ready", reason=error.message)
             ready = False
+        except Exception:  # noqa: BLE001 - a fault of ours; without this thread nobody would hear that all is well
+            _log.exception("probe_failed")
+            ready = False
         else:
             if self._ready is False:
                 _log.info("ready_again")

@@ -13,7 +13,7 @@ from auxilium_rl.core.dto import EnvironmentSource, RunSpec
 from auxilium_rl.core.states import RunState
 from auxilium_rl.infra.sql.database import migrate, open_database, writing
 from auxilium_rl.infra.sql.registry import SqlRunRegistry
-from auxilium_rl.infra.sql.tables import admission, metadata
+from auxilium_rl.infra.sql.tables import admission, metadata, policy_clock
 from tests.databases import KINDS, database
 
 SPEC = RunSpec("experiment", "ppo", EnvironmentSource("grpc://h:1", 2, ("a", "b"), 4, 2, 500), 100, 0, {"gamma": 0.9})
@@ -47,12 +47,12 @@ def empty(place: str, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def url(place: str) -> str:
-    """A database of today's schema, without any row but the one of ``admission``."""
+    """A database of today's schema, without any row but those that are always there."""
     engine = open_database(place)
     migrate(engine)
     with writing(engine) as connection:
         for table in reversed(metadata.sorted_tables):
-            if table is not admission:
+            if table not in (admission, policy_clock):
                 connection.execute(table.delete())
     engine.dispose()
     return place

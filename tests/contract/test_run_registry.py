@@ -308,3 +308,15 @@ def test_unusable_database_does_not_tell_its_password(tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailable) as raised:
             migrate(open_database(wrong))
         assert "secret" not in raised.value.message
+
+
+def test_many_who_probe_and_negotiate_at_once(registry: SqlRunRegistry) -> None:
+    def both(number: int) -> None:
+        registry.probe()
+        registry.put_negotiated("the same", EnvironmentSpec(number + 1, 2))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(both, range(80)))
+    negotiated = registry.negotiated("the same")
+    assert negotiated is not None
+    assert 1 <= negotiated.observation_dim <= 80

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, inspect, text, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from auxilium_rl.core.errors import StoreBusy, StoreUnavailable
 
-__all__ = ["HEAD", "migrate", "open_database", "reading", "schema_version", "writing"]
+__all__ = ["HEAD", "migrate", "open_database", "put_row", "reading", "schema_version", "writing"]
 
 HEAD = "0004"
 """The newest migration; known here so that a server whose schema is up to date need not import Alembic (0.15 s)."""
@@ -95,6 +95,24 @@ def writing(engine: Engine) -> Iterator[Connection]:
             connection.exec_driver_sql("ROLLBACK")
             raise
         connection.exec_driver_sql("COMMIT")
+
+
+def put_row(engine: Engine, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Write the row of a key, whether there is one or not, whoever else does so at the same time.
+
+    Raises:
+        StoreUnavailable: the database cannot be written.
+    """
+    try:
+        _put_row(engine, table, key, values)
+    except IntegrityError:  # somebody else made it in that moment, so now it is there
+        _put_row(engine, table, key, values)
+
+
+def _put_row(engine: Engine, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    with writing(engine) as connection:
+        if not connection.execute(update(table).filter_by(**key).values(**values)).rowcount:
+            connection.execute(insert(table).values(**key, **values))
 
 
 @contextmanager

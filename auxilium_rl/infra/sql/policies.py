@@ -10,7 +10,6 @@ from datetime import datetime, timezone
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, and_, delete, exists, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
 from auxilium_rl.core.errors import InvalidRequest, PolicyNotFound, VersionInUse
 from auxilium_rl.core.policies import (
@@ -78,12 +77,6 @@ class SqlPolicyRegistry:
 
     def publish(self, new: NewVersion, epoch: int | None = None) -> PolicyVersion | None:
         """See ``PolicyRegistry``."""
-        try:
-            return self._publish(new, epoch)
-        except IntegrityError:  # somebody else made the policy in that moment
-            return self._publish(new, epoch)
-
-    def _publish(self, new: NewVersion, epoch: int | None) -> PolicyVersion | None:
         with writing(self._engine) as connection:
             if epoch is not None:
                 mine = select(runs.c.number).where(held_by(new.run_id, epoch)).with_for_update()
@@ -202,8 +195,10 @@ class SqlPolicyRegistry:
         return to_micros(self._clock())
 
     def _locked(self, connection: Connection, name: str, *, make: bool = False) -> Any:
-        """The policy's row, nobody else's until the end of the transaction."""
-        mine = select(policies).where(policies.c.name == name).with_for_update()
+        """The policy's row. Nobody else changes any policy until the end of the transaction."""
+        # A row that is there for sure: locks on one that is not yet there may block each other.
+        connection.execute(select(policy_clock.c.id).with_for_update())
+        mine = select(policies).where(policies.c.name == name)
         row = connection.execute(mine).one_or_none()
         if row is None and make:
             now = self._now()

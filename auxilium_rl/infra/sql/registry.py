@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from auxilium_rl.core.dto import Checkpoint, EnvironmentSpec, Run, RunSpec
 from auxilium_rl.core.errors import IdempotencyConflict, QueueFull, QuotaExceeded
 from auxilium_rl.core.states import TERMINAL, RunState
-from auxilium_rl.infra.sql.database import reading, writing
+from auxilium_rl.infra.sql.database import put_row, reading, writing
 from auxilium_rl.infra.sql.rows import checkpoint_row
 from auxilium_rl.infra.sql.run_rows import held_by, sha256_of_text
 from auxilium_rl.infra.sql.tables import admission, checkpoints, health_probe, negotiated_specs, runs
@@ -38,17 +38,8 @@ class SqlRunRegistry(RunWishes):
 
     def put_negotiated(self, experiment_id: str, spec: EnvironmentSpec) -> None:
         """See ``RunRegistry``."""
-        key = sha256_of_text(experiment_id)
-        with writing(self._engine) as connection:
-            connection.execute(delete(negotiated_specs).where(negotiated_specs.c.experiment_digest == key))
-            connection.execute(
-                insert(negotiated_specs).values(
-                    experiment_digest=key,
-                    experiment_id=experiment_id,
-                    spec=json.dumps(asdict(spec)),
-                    updated_at=self._now(),
-                )
-            )
+        values = {"experiment_id": experiment_id, "spec": json.dumps(asdict(spec)), "updated_at": self._now()}
+        put_row(self._engine, negotiated_specs, {"experiment_digest": sha256_of_text(experiment_id)}, values)
 
     def negotiated(self, experiment_id: str) -> EnvironmentSpec | None:
         """See ``RunRegistry``."""
@@ -151,9 +142,7 @@ class SqlRunRegistry(RunWishes):
 
     def probe(self) -> None:
         """See ``RunRegistry``."""
-        with writing(self._engine) as connection:
-            connection.execute(delete(health_probe).where(health_probe.c.id == 1))
-            connection.execute(insert(health_probe).values(id=1, probed_at=self._now()))
+        put_row(self._engine, health_probe, {"id": 1}, {"probed_at": self._now()})
 
 
 def _run_with_key(connection: Connection, key: bytes | None) -> Any:
