@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from auxilium_rl.core.dto import EnvironmentSource
 from auxilium_rl.core.errors import ContractViolation, InvalidRequest
-from auxilium_rl.core.evaluation_wish import Wanted
+from auxilium_rl.core.evaluation_wish import Wanted, sizes_of
 from auxilium_rl.core.lanes import LanePort
 from auxilium_rl.core.policies import Episode
 from auxilium_rl.core.ports import ActionModel
@@ -26,16 +27,33 @@ _LONGEST = 100_000
 _TOLD_OTHERWISE = {"is_success", "TimeLimit.truncated"}
 
 
-def check_fit(lanes: LanePort, description: Mapping[str, Any], where: str) -> None:
-    """Raises InvalidRequest when these lanes are not of the policy's spaces."""
+def check_fit(lanes: LanePort, description: Mapping[str, Any], source: EnvironmentSource) -> None:
+    """Raises InvalidRequest when these lanes are not of the policy's spaces.
+
+    Where the environment does not say its spaces itself, sizes are all there is to compare.
+    """
+    if source.observation_dim:
+        _check_sizes(lanes, description, source)
+        return
     found = spaces_digest(lanes.native_observation, lanes.native_action, lanes.mask_len)
     expected = description.get("contract_hash")
     if found != expected:
         raise InvalidRequest.of(
             "environment",
-            f"'{where}' has observations {lanes.native_observation}, actions {lanes.native_action} and a mask of "
+            f"'{source.uri}' has observations {lanes.native_observation}, actions {lanes.native_action} and a mask of "
             f"{lanes.mask_len} (contract {found[:12]}…); the policy was trained on another contract "
             f"({str(expected)[:12]}…)",
+        )
+
+
+def _check_sizes(lanes: LanePort, description: Mapping[str, Any], source: EnvironmentSource) -> None:
+    expected = sizes_of(description)
+    found = int(np.prod(lanes.native_observation.shape or ())), int(getattr(lanes.native_action, "n", 0))
+    if found != expected:
+        raise InvalidRequest.of(
+            "environment",
+            f"{found[0]} observations and {found[1]} discrete actions at '{source.uri}'; the policy takes "
+            f"{expected[0]} and has {expected[1] or 'other than discrete actions'}",
         )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Wanted"]
+__all__ = ["Wanted", "sizes_of"]
 
 
 @dataclass(frozen=True)
@@ -20,3 +23,10 @@ class Wanted:
     seed: int
     deterministic: bool = True
     max_steps: int = 0
+
+
+def sizes_of(description: Mapping[str, Any]) -> tuple[int, int]:
+    """Numbers in an observation of a policy (``policy.json``), and of its discrete actions; 0: it has other ones."""
+    frames = int(description.get("frame_stack", 1))
+    count = sum(math.prod(leaf["shape"]) for leaf in description["observation_space"]) // frames
+    return count, int(description["action_space"].get("n", 0))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
+from typing import Any
 
 import structlog
 
 from auxilium_rl.core.dto import EnvironmentSource
 from auxilium_rl.core.errors import InvalidRequest, RunNotFound
-from auxilium_rl.core.evaluation_wish import Wanted
+from auxilium_rl.core.evaluation_wish import Wanted, sizes_of
 from auxilium_rl.core.plans import episodes_of, evaluation_source
 from auxilium_rl.core.policies import Episode, Evaluation, PolicyVersion, summary
 from auxilium_rl.core.policy_manager import PolicyManager
@@ -72,9 +74,9 @@ class Evaluations:
             EvaluationFailed: the simulator or the process failed in the middle.
         """
         version = self._policies.resolve(request.policy)
-        source = self._source(request, version)
         wanted = _wanted(request)
         files = self._policies.read(version, "policy.onnx"), self._policies.read(version, "policy.json")
+        source = self._source(request, version, json.loads(files[1]))
         episodes: list[Episode] = []
         try:
             for episode in self._evaluator.episodes(files, source, asdict(wanted), alive):
@@ -95,9 +97,19 @@ class Evaluations:
         """The caller who had given ``alive`` has gone."""
         self._evaluator.look(alive)
 
-    def _source(self, request: EvaluationRequest, version: PolicyVersion) -> EnvironmentSource:
-        if request.environment is not None:
-            return evaluation_source(request.environment, self._defaults)
+    def _source(
+        self, request: EvaluationRequest, version: PolicyVersion, description: Mapping[str, Any]
+    ) -> EnvironmentSource:
+        given = request.environment
+        if given is not None:
+            if given.gym_ids or given.uri == "fake":  # they do not say their spaces: those of the policy are meant
+                observations, actions = sizes_of(description)
+                given = replace(
+                    given,
+                    observation_dim=given.observation_dim or observations,
+                    action_dim=given.action_dim or actions,
+                )
+            return evaluation_source(given, self._defaults)
         try:
             trained_on = self._runs.get(version.run_id).spec.environment
         except RunNotFound:

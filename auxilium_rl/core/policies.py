@@ -23,6 +23,7 @@ __all__ = [
     "PolicyPage",
     "PolicyVersion",
     "check_alias",
+    "check_chosen_name",
     "check_policy_name",
     "split_name",
     "summary",
@@ -30,6 +31,7 @@ __all__ = [
 
 LATEST, BEST = "latest", "best"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
 _ACCEPTED = "1 to 128 letters, digits, '.', '_' and '-', the first a letter or digit, are accepted"
 
 
@@ -38,6 +40,13 @@ def check_policy_name(name: str, field_name: str = "name") -> str:
     if not _NAME.fullmatch(name):
         raise InvalidRequest.of(field_name, f"{name!r:.160} given; {_ACCEPTED}")
     return name
+
+
+def check_chosen_name(name: str, field_name: str = "policy_name") -> str:
+    """The name that somebody chose for a policy. Raises InvalidRequest for one that could be a run's id."""
+    if _RUN_ID.fullmatch(name):
+        raise InvalidRequest.of(field_name, f"'{name}' given, which could be a run's id; {_ACCEPTED}")
+    return check_policy_name(name, field_name)
 
 
 def check_alias(alias: str) -> str:

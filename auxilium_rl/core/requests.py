@@ -22,7 +22,7 @@ from auxilium_rl.core.dto import (
 from auxilium_rl.core.errors import FieldViolation, InvalidRequest
 from auxilium_rl.core.hyperparameters import ALGORITHMS, check_together, parse_text, parse_typed
 from auxilium_rl.core.plans import resolve_plan
-from auxilium_rl.core.policies import check_policy_name
+from auxilium_rl.core.policies import check_chosen_name
 from auxilium_rl.core.sources import MAX_ID, SourceDefaults, checked_gym_ids, resolve_source
 from auxilium_rl.core.violations import Violations
 
@@ -161,7 +161,7 @@ def build_spec(
     _check_view(found, reserved)
     _check_limits(found, request.limits)
     source = found.check(lambda: resolve_source(request.environment, gym_ids, lanes_given, defaults.source, negotiated))
-    name = request.policy_name and found.check(lambda: check_policy_name(request.policy_name, "policy_name"))
+    name = request.policy_name and found.check(lambda: check_chosen_name(request.policy_name))
     plan = found.check(lambda: resolve_plan(request.evaluation, source, defaults.source))
     parse = parse_text if request.text else parse_typed
     parsed = (

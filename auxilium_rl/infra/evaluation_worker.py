@@ -74,7 +74,7 @@ def _play(job: dict[str, Any], policy: OnnxPolicy, tell: Callable[[Episode], Non
     wanted = Wanted(**job["wanted"])
     lanes = open_lanes(source, settings, _NoPatience(), experiment_id=job["experiment_id"])
     try:
-        check_fit(lanes, policy.description, source.uri)
+        check_fit(lanes, policy.description, source)
         play(lanes, policy, wanted, tell)
     finally:
         lanes.close()
