@@ -25,6 +25,7 @@ from auxilium_rl.core.endurance import Endurance
 from auxilium_rl.core.errors import LeaseLost, StoreUnavailable
 from auxilium_rl.core.failpoints import reach
 from auxilium_rl.core.learner_state import captured
+from auxilium_rl.core.policies import PolicyVersion
 from auxilium_rl.core.ports import ModelStore, RunRegistry
 from auxilium_rl.core.publishing import Publisher, policy_of
 from auxilium_rl.core.replay_keeper import ReplayKeeper
@@ -55,6 +56,9 @@ class _Taken:
 class Checkpointer:
     """Takes the checkpoints of a run, and knows which there are.
 
+    Attributes:
+        published: the newest version that was made of one.
+
     Args:
         write_metrics: called before a checkpoint's row is written: a run that goes on from it logs only what comes
             later.
@@ -83,6 +87,7 @@ class Checkpointer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: tuple[_Taken, Future[None]] | None = None
         self._wanted: set[int] = set()
+        self.published: PolicyVersion | None = None
 
     @property
     def newest(self) -> Checkpoint:
@@ -117,6 +122,14 @@ class Checkpointer:
             self._endurance.until_it_works(lambda: self._write(taken))
         stood = round(time.perf_counter() - begun, 4)
         _log.info("checkpoint_taken", kind=kind, timesteps=taken.timesteps, seconds=stood, written=not beside)
+
+    def save_version(self) -> PolicyVersion:
+        """Take a checkpoint of now, and make a version of it. Raises as ``save`` does."""
+        self._wanted.add(self._model.num_timesteps)
+        self.save("periodic")
+        self.finish()
+        assert self.published is not None
+        return self.published
 
     def finish(self) -> None:
         """Wait until what was taken is written. Raises as ``save`` does."""
@@ -190,7 +203,7 @@ class Checkpointer:
         if checkpoint.kind == "initial":
             self._publisher.begin(run, checkpoint, epoch)
         elif checkpoint.kind == "final" or run.spec.publish_checkpoints or checkpoint.timesteps in self._wanted:
-            self._publisher.publish(run, checkpoint, policy_of(run), metrics, epoch)
+            self.published = self._publisher.publish(run, checkpoint, policy_of(run), metrics, epoch)
 
     def _write_files(self, folder: Path, taken: _Taken) -> None:
         for name, data in taken.files.items():

@@ -58,6 +58,10 @@ class Control:
                 self.command = "stop" if command == "stop_now" else command
             self._changed.notify_all()
 
+    def moved(self) -> None:
+        """A step was taken, be it in an evaluation."""
+        self.moved_at = time.monotonic()
+
     def time_is_up(self, seconds: float) -> None:
         """The run took as long as it may: its model is saved at the next boundary."""
         if not self.command:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from gymnasium import spaces
 
 from auxilium_rl.core.dto import EnvironmentSource
@@ -18,7 +17,7 @@ from auxilium_rl.core.policies import Episode
 from auxilium_rl.core.ports import ActionModel
 from auxilium_rl.inference.batches import FlatBatch, FlatWish
 from auxilium_rl.inference.refused import Refused
-from auxilium_rl.wire.rows import Obs, flat, put
+from auxilium_rl.wire.rows import flat, put
 from auxilium_rl.wire.spaces import spaces_digest
 
 __all__ = ["check_fit", "play"]
@@ -57,18 +56,29 @@ def _check_sizes(lanes: LanePort, description: Mapping[str, Any], source: Enviro
         )
 
 
-def play(lanes: LanePort, model: ActionModel, wanted: Wanted, tell: Callable[[Episode], None]) -> None:
+def play(
+    lanes: LanePort,
+    model: ActionModel,
+    wanted: Wanted,
+    tell: Callable[[Episode], None],
+    stepped: Callable[[], None] = lambda: None,
+) -> None:
     """Play ``wanted.episodes`` episodes; each lane plays its share: short episodes count no more than long ones.
 
     Touches no random stream but those of the lanes.
 
     Args:
         tell: called with each episode that ends; what it raises ends the play.
+        stepped: called after each step of all lanes; what it raises ends the play.
 
     Raises:
         what ``LanePort`` raises.
     """
-    _Play(lanes, model, wanted, tell).run()
+    game = _Play(lanes, model, wanted, tell)
+    game.begin()
+    while game.unfinished:
+        game.advance()
+        stepped()
 
 
 class _Play:
@@ -83,17 +93,18 @@ class _Play:
         self._keys = list(space.spaces) if isinstance(space, spaces.Dict) else []
         self._limit = wanted.max_steps or _LONGEST
 
-    def run(self) -> None:
+    @property
+    def unfinished(self) -> bool:
+        return any(self._left)
+
+    def begin(self) -> None:
         all_lanes = list(range(self._lanes.lanes))
         start = self._lanes.reset(all_lanes, [self._wanted.seed + lane for lane in all_lanes])
-        observations, masks = start.observations, start.masks
-        while any(self._left):
-            observations, masks = self._advance(observations, masks)
+        self._observations, self._masks = start.observations, start.masks
 
-    def _advance(
-        self, observations: Obs, masks: npt.NDArray[np.bool_] | None
-    ) -> tuple[Obs, npt.NDArray[np.bool_] | None]:
-        """One step of every lane; gives the observations and masks that follow."""
+    def advance(self) -> None:
+        """One step of every lane."""
+        observations, masks = self._observations, self._masks
         self._step += 1
         batch = FlatBatch(
             flat(observations, self._lanes.lanes, self._keys), self._states if self._model.remembers else (), masks
@@ -113,14 +124,13 @@ class _Play:
         cut = ~ended & (self._lengths >= self._limit)
         for lane in np.flatnonzero(ended | cut).tolist():
             self._finish(lane, transition.infos[lane] if transition.infos else {})
-        observations, masks = transition.observations, transition.masks
+        self._observations, self._masks = transition.observations, transition.masks
         to_reset = np.flatnonzero(cut if transition.final is not None else ended | cut).tolist()
         if to_reset and any(self._left):
             start = self._lanes.reset(to_reset, [None] * len(to_reset))
-            put(observations, to_reset, start.observations)
-            if masks is not None and start.masks is not None:
-                masks[to_reset] = start.masks
-        return observations, masks
+            put(self._observations, to_reset, start.observations)
+            if self._masks is not None and start.masks is not None:
+                self._masks[to_reset] = start.masks
 
     def _finish(self, lane: int, info: Mapping[str, Any]) -> None:
         if self._left[lane]:

@@ -24,12 +24,14 @@ from auxilium_rl.core.errors import InvalidRequest, LanesLost, LeaseLost
 from auxilium_rl.core.hyperparameters import check_together
 from auxilium_rl.core.lanes import LanePort
 from auxilium_rl.core.learner_state import put_back_moment
+from auxilium_rl.core.policies import PolicyVersion
 from auxilium_rl.core.ports import MetricStore, ModelStore, RunRegistry
 from auxilium_rl.core.publishing import Publisher
 from auxilium_rl.core.resuming import Resumption
 from auxilium_rl.core.run_callback import ProgressReporter, RunCallback
 from auxilium_rl.core.sb3_arguments import algorithm_class, sb3_arguments
 from auxilium_rl.core.states import RunState
+from auxilium_rl.core.training_evaluation import TrainingEvaluation, metrics_of
 from auxilium_rl.core.transplant import pending_timesteps, transplanted
 from auxilium_rl.core.wrappers import build_env
 
@@ -67,6 +69,7 @@ class Learner:
         control: Control,
         endurance: Endurance,
         publisher: Publisher,
+        evaluation: TrainingEvaluation | None,
         checkpoint_keep: int,
         keep_best: int,
         tensorboard_dir: Path,
@@ -77,6 +80,7 @@ class Learner:
         self._registry, self._metrics, self._store = registry, metrics, store
         self._control = control
         self._endure = endurance.until_it_works
+        self._evaluation = evaluation
         self._tensorboard_dir = tensorboard_dir
         self._lost_timesteps = 0
         self._reporter = ProgressReporter(
@@ -123,7 +127,9 @@ class Learner:
             EndedEarly: on ``stop_now`` or ``interrupt``, while the store could not be written.
         """
         done = self.model.num_timesteps
-        callback = RunCallback(self._control, self._checkpoints.save, self._spec.checkpoint_freq, self._begin, done)
+        callback = RunCallback(
+            self._control, self._checkpoints.save, self._spec.checkpoint_freq, self._begin, self._evaluate, done
+        )
         board = Board(str(self._tensorboard_dir))
         self.model.set_logger(Logger(str(self._tensorboard_dir), [self._reporter, board]))
         self._reporter.start()
@@ -132,18 +138,35 @@ class Learner:
             if self._resumption is not None:
                 self._go_on(self._resumption)
             self._learn_to_the_end(callback)
+            self._checkpoints.save("final")
+            if self._evaluation is not None and self._checkpoints.published is not None:
+                self._tell(self._evaluation, self._checkpoints.published)
         except EndedEarly as early:
             command, at_boundary = early.command, early.at_boundary
         finally:
             self._checkpoints.settle()
             board.close()
             self._reporter.close()
-        if command not in {"interrupt", "pause"}:
+        if command == "stop":
             self._checkpoints.save("final")
-        elif at_boundary:  # else it goes on from the checkpoint before, as if this rollout had not been
+        elif command and at_boundary:  # else it goes on from the checkpoint before, as if this rollout had not been
             self._checkpoints.save("periodic")
         self._checkpoints.finish()
         return Outcome(command, self.model.num_timesteps)
+
+    def _evaluate(self) -> bool:
+        """Evaluate if that is due; whether a checkpoint was taken for it."""
+        if self._evaluation is None or not self._evaluation.due(self.model.num_timesteps):
+            return False
+        self._tell(self._evaluation, self._checkpoints.save_version())
+        return True
+
+    def _tell(self, evaluation: TrainingEvaluation, version: PolicyVersion) -> None:
+        found = self._endure(lambda: evaluation.evaluate(version))
+        if found is not None:
+            values = metrics_of(found)
+            for output in self.model.logger.output_formats:
+                output.write(dict(values), dict.fromkeys(values, ()), version.timesteps)
 
     def _go_on(self, resumption: Resumption) -> None:
         """Bring environments and random streams to where they were, or begin new episodes that nobody has seen."""

@@ -36,7 +36,13 @@ def resolve_plan(
                 "give another simulator's address, or gym:<id>",
             )
         return EvaluationPlan(given.freq, episodes, replace(training, lanes=1))
-    return EvaluationPlan(given.freq, episodes, evaluation_source(source, defaults))
+    resolved = evaluation_source(source, defaults)
+    both = sorted(set(resolved.gym_ids) & set(training.gym_ids)) if resolved.uri == training.uri else []
+    if both:
+        raise InvalidRequest.of(
+            "evaluation.environment.gym_ids", f"{', '.join(both)} given, on which the run trains; others are accepted"
+        )
+    return EvaluationPlan(given.freq, episodes, resolved)
 
 
 def evaluation_source(given: EnvironmentSource, defaults: SourceDefaults) -> EnvironmentSource:

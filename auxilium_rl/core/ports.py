@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from auxilium_rl.core.attachments import AttachedInfo, Introduction
 from auxilium_rl.core.dto import (
@@ -442,11 +442,13 @@ class ActionModel(Protocol):
         observation_dim: numbers in one observation.
         remembers: whether it takes and gives a state.
         size: bytes of its graph.
+        description: ``policy.json``.
     """
 
     observation_dim: int
     remembers: bool
     size: int
+    description: dict[str, Any]
 
     def act(
         self, observation: Sequence[float], state: bytes = b"", mask: Sequence[bool] = (), keys: Sequence[str] = ()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
@@ -30,6 +29,7 @@ class RunCallback(BaseCallback):
     A boundary is where a rollout begins: on-policy after an update, off-policy after a train step.
 
     Args:
+        evaluate: evaluates if that is due; whether it took a checkpoint.
         done: timesteps that an earlier worker did.
     """
 
@@ -39,9 +39,11 @@ class RunCallback(BaseCallback):
         save: Callable[[str], None],
         checkpoint_freq: int,
         on_first_step: Callable[[], None],
+        evaluate: Callable[[], bool],
         done: int = 0,
     ) -> None:
         super().__init__()
+        self._evaluate = evaluate
         self._control = control
         self._save = save
         self._freq = checkpoint_freq
@@ -52,12 +54,14 @@ class RunCallback(BaseCallback):
         command = self._control.command
         if command:
             raise EndedEarly(command, at_boundary=True)
-        if self.model.num_timesteps >= self._next_checkpoint:
-            self._next_checkpoint = (self.model.num_timesteps // self._freq + 1) * self._freq
+        done, due = self.model.num_timesteps, self._next_checkpoint
+        if done >= due:
+            self._next_checkpoint = (done // self._freq + 1) * self._freq
+        if not self._evaluate() and done >= due:
             self._save("periodic")
 
     def _on_step(self) -> bool:
-        self._control.moved_at = time.monotonic()
+        self._control.moved()
         if self._on_first_step is not None:
             first, self._on_first_step = self._on_first_step, None
             first()

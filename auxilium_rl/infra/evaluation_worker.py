@@ -19,29 +19,16 @@ from auxilium_rl.wire.polling import poll_in_the_calling_thread
 poll_in_the_calling_thread()
 
 from auxilium_rl.core.dto import EnvironmentSource  # noqa: E402
-from auxilium_rl.core.errors import AuxiliumError, EnvironmentLost, InvalidRequest  # noqa: E402
+from auxilium_rl.core.errors import AuxiliumError, InvalidRequest  # noqa: E402
 from auxilium_rl.core.evaluating import check_fit, play  # noqa: E402
 from auxilium_rl.core.evaluation_wish import Wanted  # noqa: E402
 from auxilium_rl.core.policies import Episode  # noqa: E402
 from auxilium_rl.inference.policy import OnnxPolicy  # noqa: E402
 from auxilium_rl.infra.config import Settings  # noqa: E402
 from auxilium_rl.infra.environments import open_lanes  # noqa: E402
+from auxilium_rl.infra.impatience import Impatience  # noqa: E402
 
 __all__ = ["main"]
-
-
-class _NoPatience:
-    """An evaluation does not wait for a simulator that went away."""
-
-    def waiting(self, reason: str) -> Callable[[], None]:
-        """See ``Patience``."""
-        raise EnvironmentLost(f"the simulator went away in the middle of the evaluation: {reason}")
-
-    def resumed(self) -> None:
-        """See ``Patience``."""
-
-    def pause(self, seconds: float) -> None:
-        """See ``Patience``."""
 
 
 def main() -> int:
@@ -72,7 +59,7 @@ def _play(job: dict[str, Any], policy: OnnxPolicy, tell: Callable[[Episode], Non
     given = job["environment"]
     source = EnvironmentSource(**{**given, "gym_ids": tuple(given["gym_ids"])})
     wanted = Wanted(**job["wanted"])
-    lanes = open_lanes(source, settings, _NoPatience(), experiment_id=job["experiment_id"])
+    lanes = open_lanes(source, settings, Impatience(), experiment_id=job["experiment_id"])
     try:
         check_fit(lanes, policy.description, source)
         play(lanes, policy, wanted, tell)

@@ -23,17 +23,21 @@ from auxilium_rl.core.dto import Run
 from auxilium_rl.core.endurance import Endurance
 from auxilium_rl.core.errors import AuxiliumError, LeaseLost, StoreUnavailable
 from auxilium_rl.core.heartbeat import LOST, WISHES, Heartbeat
+from auxilium_rl.core.lanes import LanePort
 from auxilium_rl.core.learning import Learner
 from auxilium_rl.core.limits import LimitWatch
 from auxilium_rl.core.patience import RunPatience
 from auxilium_rl.core.publishing import Publisher
 from auxilium_rl.core.resuming import beginning_of
 from auxilium_rl.core.states import RunState
+from auxilium_rl.core.training_evaluation import EvaluationTools, TrainingEvaluation
 from auxilium_rl.infra.config import Settings
 from auxilium_rl.infra.environments import open_lanes
 from auxilium_rl.infra.executor import log_tail
+from auxilium_rl.infra.impatience import Impatience
 from auxilium_rl.infra.logging import configure_logging
 from auxilium_rl.infra.model_store import ModelStore
+from auxilium_rl.infra.policy_loading import PolicyLoader
 from auxilium_rl.infra.policy_store import PolicyStore
 from auxilium_rl.infra.session.group import GatewayAddress
 from auxilium_rl.infra.sql.database import open_database
@@ -111,7 +115,16 @@ class _Worker:
         )
         patience = RunPatience(self.run, self.registry, self.control, settings.sim_wait_limit)
         resumption = endurance.until_it_works(lambda: beginning_of(self.run, store, self.registry))
-        lanes = open_lanes(spec.environment, settings, patience, self.factory, spec.experiment_id, self.gateway, self)
+        policies = endurance.until_it_works(self._policy_store)
+        evaluation = self._evaluation(store, policies)
+        try:
+            lanes = open_lanes(
+                spec.environment, settings, patience, self.factory, spec.experiment_id, self.gateway, self
+            )
+        except BaseException:
+            if evaluation is not None:
+                evaluation.close()
+            raise
         try:
             learner = Learner(
                 self.run,
@@ -121,7 +134,8 @@ class _Worker:
                 store=store,
                 control=self.control,
                 endurance=endurance,
-                publisher=Publisher(self.policies, endurance.until_it_works(self._policy_store), store),
+                publisher=Publisher(self.policies, policies, store),
+                evaluation=evaluation,
                 checkpoint_keep=settings.checkpoint_keep,
                 keep_best=settings.checkpoint_keep_best,
                 tensorboard_dir=settings.logs_folder / self.run.run_id / "tensorboard",
@@ -131,7 +145,22 @@ class _Worker:
             exported = "" if outcome.command in {"interrupt", "pause"} else learner.export()
         finally:
             lanes.close()
+            if evaluation is not None:
+                evaluation.close()
         return self._ending(outcome.command, outcome.timesteps_done, exported)
+
+    def _evaluation(self, store: ModelStore, policies: PolicyStore) -> TrainingEvaluation | None:
+        plan, settings = self.run.spec.evaluation, self.settings
+        if plan is None:
+            return None
+
+        def open_them() -> LanePort:
+            source = plan.environment
+            return open_lanes(source, settings, Impatience(), self.factory, self.run.spec.experiment_id)
+
+        loader = PolicyLoader(store, policies, settings.act_max_batch)
+        tools = EvaluationTools(self.policies, open_them, loader.of_version)
+        return TrainingEvaluation(self.run, plan, tools, self.control)
 
     def _policy_store(self) -> PolicyStore:
         return PolicyStore(self.settings.policies_place)

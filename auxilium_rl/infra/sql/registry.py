@@ -82,6 +82,8 @@ class SqlRunRegistry(RunWishes):
                     connection.execute(insert(runs).values(**row, timesteps_done=timesteps_done))
                     gyms = spec.environment.gym_ids if close_address else ()
                     self._insert_closes(connection, run_id, close_address, gyms, due_at=None)
+                    for address, names in _evaluation_gyms(spec):
+                        self._insert_closes(connection, run_id, address, names, due_at=None)
         except IntegrityError:
             with reading(self._engine) as connection:
                 known = _run_with_key(connection, key)
@@ -143,6 +145,14 @@ class SqlRunRegistry(RunWishes):
     def probe(self) -> None:
         """See ``RunRegistry``."""
         put_row(self._engine, health_probe, {"id": 1}, {"probed_at": self._now()})
+
+
+def _evaluation_gyms(spec: RunSpec) -> list[tuple[str, tuple[str, ...]]]:
+    """Address and gym ids of the environments that a run is evaluated on, where they are owed a Close."""
+    source = spec.evaluation.environment if spec.evaluation else None
+    if source is None or not source.gym_ids or not source.uri.startswith("grpc://"):
+        return []
+    return [(source.uri.removeprefix("grpc://"), source.gym_ids)]
 
 
 def _run_with_key(connection: Connection, key: bytes | None) -> Any:
