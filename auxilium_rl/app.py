@@ -46,6 +46,7 @@ from auxilium_rl.infra.sql.policies import SqlPolicyRegistry
 from auxilium_rl.infra.sql.registry import SqlRunRegistry
 from auxilium_rl.transport.grpc_server import SERVICES, GrpcServer
 from auxilium_rl.transport.health_servicer import HealthMonitor
+from auxilium_rl.transport.inference_servicer import InferenceServicer
 from auxilium_rl.transport.policy_servicer import PolicyServicer
 from auxilium_rl.transport.run_servicer import RunServicer
 from auxilium_rl.transport.trainer_servicer import TrainerServicer
@@ -129,6 +130,13 @@ class Application:
             ),
             PolicyServicer(
                 self.orchestrator, self._acting, self._policies, self._evaluations, settings.act_max_streams
+            ),
+            InferenceServicer(
+                self.orchestrator,
+                self._acting,
+                self._policies,
+                lambda: self._health.ready,
+                settings.act_max_batch,
             ),
             self._health,
             self._gateway,

@@ -47,9 +47,11 @@ def _relative_imports(text: str, depth: int) -> str:
     """Make imports of our own stubs relative: nothing needs ``sys.path``, and no module has two names."""
     dots = "." * (depth + 1)
     text = re.sub(r"^import (policy_trainer_pb2|simulation_pb2)\b", rf"from {dots} import \1", text, flags=re.M)
-    text = re.sub(r"^from (auxilium[.\w]*|simulation\.[.\w]*) import", rf"from {dots}\1 import", text, flags=re.M)
+    text = re.sub(
+        r"^from (auxilium[.\w]*|simulation\.[.\w]*|inference) import", rf"from {dots}\1 import", text, flags=re.M
+    )
     return re.sub(
-        r"^import (auxilium[.\w]*|simulation\.[.\w]*)\.(\w+_pb2)( as \w+)?$",
+        r"^import (auxilium[.\w]*|simulation\.[.\w]*|inference)\.(\w+_pb2)( as \w+)?$",
         rf"from {dots}\1 import \2\3",
         text,
         flags=re.M,

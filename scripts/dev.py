@@ -65,6 +65,7 @@ def check() -> None:
 def test() -> None:
     """Everything that CI asks for: ``check``, then every test with branch coverage."""
     check()
+    beside("triton", ROOT / "tests" / "requirements-triton.txt")
     workers = str(max(2, min(os.cpu_count() or 1, 4)))
     python("-m", "pytest", "-n", workers, "--dist", "loadfile", "--cov", "--cov-report=term", "--cov-report=")
 
@@ -74,13 +75,17 @@ def python(*arguments: str) -> None:
     run([str(PYTHON), *arguments])
 
 
+def beside(name: str, requirements: Path) -> None:
+    """An environment of its own below ``build`` for programs whose pins or modules are not ours."""
+    place = ROOT / "build" / name
+    if not place.exists():
+        run([sys.executable, "-m", "venv", str(place)])
+        run([str(place / BIN.name / "pip"), "install", "--quiet", "--requirement", str(requirements)])
+
+
 def bench() -> None:
-    """The benchmarks; the peers among them have an environment of their own, since their pins are not ours."""
-    peers = ROOT / "build" / "peers"
-    pip = peers / BIN.name / "pip"
-    if not peers.exists():
-        run([sys.executable, "-m", "venv", str(peers)])
-        run([str(pip), "install", "--quiet", "--requirement", str(ROOT / "bench" / "requirements.txt")])
+    """The benchmarks, and their peers."""
+    beside("peers", ROOT / "bench" / "requirements.txt")
     python("-m", "bench")
 
 

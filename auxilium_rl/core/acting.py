@@ -133,6 +133,14 @@ class ActingService:
         self._remember(self._last, name, found)
         return found
 
+    def is_loaded(self, version: PolicyVersion) -> bool:
+        """Whether a version is in memory."""
+        return self._cache.has(_key(version))
+
+    def unload(self, version: PolicyVersion) -> None:
+        """Give a version's memory back; whoever acts with it loads it again."""
+        self._cache.drop(_key(version))
+
     def forget(self, name: str) -> None:
         """A run or a policy was deleted: nothing acts for it any more."""
         with self._lock:
@@ -149,7 +157,7 @@ class ActingService:
             version = self._policies.find(*split)
         except PolicyNotFound as missing:
             return self._of_run(name, missing)
-        key = f"version:{version.manifest_sha256}:{version.path}"
+        key = _key(version)
         model = self._cache.get(key, lambda: self._load_version(version))
         fixed = split[1].isdigit()
         return self._remember(self._known, name, Found(model, version.version, None if fixed else tick, key))
@@ -190,3 +198,7 @@ class ActingService:
                 while len(where) > _NAMES:
                     where.popitem(last=False)
         return found
+
+
+def _key(version: PolicyVersion) -> str:
+    return f"{version.path}:{version.manifest_sha256}"

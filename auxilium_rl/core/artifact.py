@@ -100,6 +100,7 @@ class PolicyArtifact:
             "action_space": _described(action),
             "frame_stack": 1 if stack is None else stack.stacked_obs.n_stack,
             "distribution": self._actor.distribution,
+            "critic": self._critic is not None,
             "mask_len": self._lanes.mask_len,
             "native": {
                 "observation": space_json(self._lanes.native_observation),

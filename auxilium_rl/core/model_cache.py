@@ -54,6 +54,11 @@ class ModelCache:
         with contextlib.suppress(KeyError):  # it was let go in this moment
             self._models.move_to_end(key)
 
+    def has(self, key: str) -> bool:
+        """Whether a model is loaded."""
+        future = self._models.get(key)
+        return future is not None and future.done() and future.exception() is None
+
     def drop(self, key: str) -> None:
         """Let go of a model."""
         with self._lock:

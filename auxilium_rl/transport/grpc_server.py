@@ -15,12 +15,14 @@ from auxilium_rl.core.ports import SimulatorGateway
 from auxilium_rl.transport.gateway_servicer import SERVICE as GATEWAY
 from auxilium_rl.transport.gateway_servicer import gateway_service
 from auxilium_rl.transport.health_servicer import HealthMonitor
+from auxilium_rl.transport.inference_servicer import InferenceServicer
 from auxilium_rl.transport.policy_servicer import PolicyServicer
 from auxilium_rl.transport.run_servicer import RunServicer
 from auxilium_rl.transport.trainer_servicer import TrainerServicer
 from auxilium_rl.wire.call_pool import CallPool
 from generated import policy_trainer_pb2_grpc
 from generated.auxilium.v1 import policies_pb2_grpc, runs_pb2_grpc
+from generated.inference import open_inference_pb2_grpc
 
 if TYPE_CHECKING:
     from auxilium_rl.core.training import TrainingOrchestrator
@@ -31,6 +33,7 @@ SERVICES = (
     "policy_trainer.PolicyTrainerService",
     "auxilium.v1.RunService",
     "auxilium.v1.PolicyService",
+    "inference.GRPCInferenceService",
     GATEWAY,
 )
 
@@ -50,6 +53,7 @@ class GrpcServer:
         trainer: TrainerServicer,
         runs: RunServicer,
         policies: PolicyServicer,
+        inference: InferenceServicer,
         health: HealthMonitor,
         gateway: SimulatorGateway,
         *,
@@ -84,6 +88,7 @@ class GrpcServer:
         policy_trainer_pb2_grpc.add_PolicyTrainerServiceServicer_to_server(trainer, self._server)
         runs_pb2_grpc.add_RunServiceServicer_to_server(runs, self._server)
         policies_pb2_grpc.add_PolicyServiceServicer_to_server(policies, self._server)
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, self._server)
         self._server.add_generic_rpc_handlers((gateway_service(gateway, max_attached),))
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, self._server)
         reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._server)

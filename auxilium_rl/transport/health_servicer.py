@@ -50,6 +50,11 @@ class HealthMonitor:
         self._round()
         self._thread.start()
 
+    @property
+    def ready(self) -> bool:
+        """Whether the last probes went well, and the server is not on its way out."""
+        return bool(self._ready) and not self._ended.is_set()
+
     def shut_down(self) -> None:
         """NOT_SERVING for good, liveness excepted; the probes end."""
         self._ended.set()

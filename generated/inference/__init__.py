@@ -1,0 +1,1 @@
+"""Stubs built from proto/ by ``make proto``. Not edited by hand."""
