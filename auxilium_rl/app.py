@@ -118,6 +118,15 @@ class Application:
             settings.health_probe_interval,
             settings.max_watch_streams,
         )
+        self._acts = PolicyServicer(
+            self.orchestrator,
+            self._acting,
+            self._policies,
+            self._evaluations,
+            settings.act_max_streams,
+            settings.act_fast_lane,
+            settings.grpc_max_message_mb << 20,
+        )
         self._server = GrpcServer(
             TrainerServicer(self.orchestrator, self._acting),
             RunServicer(
@@ -128,9 +137,7 @@ class Application:
                 lineage,
                 self._housekeeping,
             ),
-            PolicyServicer(
-                self.orchestrator, self._acting, self._policies, self._evaluations, settings.act_max_streams
-            ),
+            self._acts,
             InferenceServicer(
                 self.orchestrator,
                 self._acting,
@@ -210,6 +217,7 @@ class Application:
         self._gateway.close()
         self.orchestrator.farewell()
         self._server.wait_for_termination(_FAREWELL)
+        self._acts.close()
         self._server.stop(1.0)
         self._engine.dispose()
         self._lock.release()

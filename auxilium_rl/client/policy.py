@@ -15,6 +15,7 @@ from generated.auxilium.v1 import policies_pb2 as pb
 
 if TYPE_CHECKING:
     from auxilium_rl.client.client import Client
+    from auxilium_rl.client.fast_policy import FastPolicy
     from auxilium_rl.client.local_policy import LocalPolicy
     from auxilium_rl.client.policy_encoding import PolicyEncoding
 
@@ -111,6 +112,19 @@ class Policy:
     def act_many(self, observations: Sequence[Any], *, action_masks: Any = None, deterministic: bool = True) -> Any:
         """Actions ``(n, *shape)`` for many observations, each an element of the space or a row of one array."""
         return self._acted(observations, action_masks, deterministic, ())[0]
+
+    def fast(self, *, spin: bool = False) -> FastPolicy:
+        """The policy over the fast lane, for programs on the server's machine.
+
+        Args:
+            spin: look for answers for up to 200 µs before sleeping for them; takes a core meanwhile.
+
+        Raises:
+            ClientError: the server does not offer it to this program.
+        """
+        from auxilium_rl.client.fast_policy import FastPolicy
+
+        return FastPolicy(self._client, self.name, self._encoded(), spin=spin)
 
     def episode(self, *, deterministic: bool = True) -> PolicyEpisode:
         """Acts through one episode, for policies that remember and those that do not."""

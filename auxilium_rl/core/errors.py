@@ -17,6 +17,7 @@ __all__ = [
     "EvaluationFailed",
     "ExperimentFull",
     "ExperimentUnknown",
+    "FastLaneRefused",
     "FieldViolation",
     "IdempotencyConflict",
     "InvalidRequest",
@@ -103,6 +104,12 @@ class EvaluationFailed(AuxiliumError):
     """The simulator, or the process that played, failed in the middle."""
 
     reason = "EVALUATION_FAILED"
+
+
+class FastLaneRefused(AuxiliumError):
+    """The fast lane for acting is not for this caller, or off."""
+
+    reason = "FAST_LANE_REFUSED"
 
 
 class VersionInUse(AuxiliumError):

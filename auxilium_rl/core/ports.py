@@ -472,7 +472,7 @@ class ActionModel(Protocol):
         """
 
     def act_rows(self, request: ActRequest) -> tuple[bytes, Acted]:
-        """Actions for observations as the simulator sends them: one slab, and what else was wished.
+        """Actions for observations as the simulator sends them: one slab, and what else was wished (without actions).
 
         Raises:
             Refused: as ``act_flat``; bytes that are no such observations; another contract.

@@ -105,6 +105,7 @@ class ActResult:
 
     Attributes:
         slab: the actions as the simulator takes them, C order, little endian.
+        acted: what else there is; its ``actions`` may be left out.
         version: that answered; -1: a checkpoint that is no version.
     """
 

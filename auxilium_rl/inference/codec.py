@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from gymnasium import spaces
 
 from auxilium_rl.inference.batches import ActRequest, FlatBatch
 from auxilium_rl.inference.refused import Refused
@@ -18,6 +20,11 @@ __all__ = ["PolicyCodec"]
 class PolicyCodec:
     """Of one policy.
 
+    Attributes:
+        contract_hash: of its spaces.
+        plain: an observation is one slab of float32, an action one number, and nothing is remembered.
+        start: what that number is counted from.
+
     Args:
         description: ``policy.json``.
         most: rows that a request may have.
@@ -25,7 +32,7 @@ class PolicyCodec:
 
     def __init__(self, description: dict[str, Any], most: int) -> None:
         self._most = most
-        self._hash: str = description["contract_hash"]
+        self.contract_hash: str = description["contract_hash"]
         self._observation = space_from_json(description["native"]["observation"], "observation")
         self._action = space_from_json(description["native"]["action"], "action")
         self._mask_len = int(description["mask_len"]) or mask_length(self._action)
@@ -34,14 +41,20 @@ class PolicyCodec:
         leaves = self._native.leaves
         self._one_float_leaf = len(leaves) == 1 and leaves[0].dtype == np.dtype("<f4")
         self._actions = Codec(self._action, action=True)
+        # One slab of native float32 in, one number out.
+        self.plain = self._one_float_leaf and not self._remembers and isinstance(self._action, spaces.Discrete)
+        self.plain = self.plain and sys.byteorder == "little"
+        self.start = int(self._action.start) if isinstance(self._action, spaces.Discrete) else 0
 
     def batch(self, request: ActRequest) -> FlatBatch:
         """The observations of a request. Raises Refused, naming the field, what was given and is accepted."""
         count = request.count or 1
         if not 1 <= count <= self._most:
             raise Refused("count", f"{request.count} given; 1 to {self._most} (ACT_MAX_BATCH) is accepted")
-        if request.contract_hash and request.contract_hash != self._hash:
-            raise Refused("contract_hash", f"'{request.contract_hash:.80}' given; the policy's is '{self._hash}'")
+        if request.contract_hash and request.contract_hash != self.contract_hash:
+            raise Refused(
+                "contract_hash", f"'{request.contract_hash:.80}' given; the policy's is '{self.contract_hash}'"
+            )
         return FlatBatch(self._rows(request, count), self._states(request, count), self._masks(request.masks, count))
 
     def slab(self, actions: npt.NDArray[Any]) -> bytes:

@@ -107,6 +107,11 @@ class Settings(BaseSettings):
         None, description="Folder or URL (s3://bucket/folder) of policies' versions. Default: DATA_DIR/policies."
     )
     act_cache_mb: int = Field(512, ge=1, description="Graphs of loaded policies that are kept for acting, in MiB.")
+    act_fast_lane: str = Field(
+        "unix",
+        pattern="^(unix|tcp|off)$",
+        description="Socket for callers of this machine who act: unix, tcp or off.",
+    )
     act_max_streams: int = Field(128, ge=1, le=10_000, description="Calls of ActStream served at once.")
     act_max_batch: int = Field(4096, ge=1, le=65_536, description="Observations in one request to act.")
     max_concurrent_evaluations: int = Field(2, ge=1, description="Evaluations at once that callers asked for.")

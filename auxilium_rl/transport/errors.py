@@ -27,6 +27,7 @@ STATUS_OF: dict[type[errors.AuxiliumError], grpc.StatusCode] = {
     errors.ModelCorrupt: grpc.StatusCode.DATA_LOSS,
     errors.PolicyNotFound: grpc.StatusCode.NOT_FOUND,
     errors.EvaluationFailed: grpc.StatusCode.ABORTED,
+    errors.FastLaneRefused: grpc.StatusCode.FAILED_PRECONDITION,
     errors.VersionInUse: grpc.StatusCode.FAILED_PRECONDITION,
     errors.TransferMoved: grpc.StatusCode.ABORTED,
     errors.RunEnded: grpc.StatusCode.FAILED_PRECONDITION,

@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf import struct_pb2, timestamp_pb2
 
 from auxilium_rl.core.policies import Criterion, Episode, Evaluation, Policy, PolicyVersion
-from auxilium_rl.inference.batches import ActRequest, ActResult, FlatWish
+from auxilium_rl.inference.batches import MODE, ActRequest, ActResult, FlatWish
 from generated.auxilium.v1 import policies_pb2 as pb
 
 __all__ = [
@@ -87,13 +87,16 @@ def criterion_of(message: pb.Criterion) -> Criterion:
 
 def act_request(message: pb.ActRequest, policy: str) -> ActRequest:
     """What a caller wants to be done."""
-    wish = FlatWish(
-        deterministic=message.deterministic if message.HasField("deterministic") else True,
-        seed=message.seed,
-        with_values=message.with_values,
-        with_log_probs=message.with_log_probs,
-        with_probabilities=message.with_probabilities,
-    )
+    wish = MODE
+    deterministic = message.deterministic if message.HasField("deterministic") else True
+    if not deterministic or message.with_values or message.with_log_probs or message.with_probabilities:
+        wish = FlatWish(
+            deterministic=deterministic,
+            seed=message.seed,
+            with_values=message.with_values,
+            with_log_probs=message.with_log_probs,
+            with_probabilities=message.with_probabilities,
+        )
     return ActRequest(
         policy,
         message.count,

@@ -14,6 +14,7 @@ from auxilium_rl.core.evaluations import EvaluationRequest, Evaluations
 from auxilium_rl.core.policies import Evaluation
 from auxilium_rl.core.policy_manager import PolicyManager
 from auxilium_rl.core.training import TrainingOrchestrator
+from auxilium_rl.transport.act_lane import ActLane
 from auxilium_rl.transport.convert import source_of
 from auxilium_rl.transport.errors import abort, answers_with_status, status_number
 from auxilium_rl.transport.policy_convert import (
@@ -39,7 +40,9 @@ class PolicyServicer(policies_pb2_grpc.PolicyServiceServicer):
     """Answers whoever acts, and whoever takes policies away.
 
     Args:
-        max_streams: calls of ActStream served at once.
+        max_streams: calls of ActStream served at once; as many fast lanes.
+        fast_lane: ``unix``, ``tcp`` or ``off``.
+        max_message: bytes of the largest message on it.
     """
 
     def __init__(
@@ -49,12 +52,19 @@ class PolicyServicer(policies_pb2_grpc.PolicyServiceServicer):
         policies: PolicyManager,
         evaluations: Evaluations,
         max_streams: int,
+        fast_lane: str,
+        max_message: int,
     ) -> None:
         self._orchestrator = orchestrator
         self._acting, self._policies, self._evaluations = acting, policies, evaluations
         self._payloads = PayloadCache(policies)
         self._max_streams = max_streams
         self._slots = threading.Semaphore(max_streams)
+        self._lane = ActLane(self._answered, fast_lane, max_streams, max_message)
+
+    def close(self) -> None:
+        """Hang up the fast lanes."""
+        self._lane.close()
 
     # -- names and versions
 
@@ -144,6 +154,12 @@ class PolicyServicer(policies_pb2_grpc.PolicyServiceServicer):
         except Exception as error:  # noqa: BLE001 - one request's errors do not end the stream
             code, message, reason = status_number(error)
             return pb.ActResponse(id=request.id, error=pb.ActError(code=code, message=message, reason=reason))
+
+    @answers_with_status
+    def OpenFastLane(self, request: pb.OpenFastLaneRequest, context: grpc.ServicerContext) -> pb.FastLane:
+        """A socket for a caller of this machine."""
+        address, token = self._lane.offer(context.peer())
+        return pb.FastLane(address=address, token=token)
 
     # -- evaluation
 

@@ -32,10 +32,13 @@ class FrameSocket:
     Args:
         limit: bytes of the largest frame that is accepted; a greater length is refused before anything is allocated.
         eager: look for what comes before going to sleep for it. For the two ends of a fast lane, not for a server.
+        moment: for how long, in seconds.
     """
 
-    def __init__(self, connection: socket.socket, limit: int = MAX_FRAME, *, eager: bool = False) -> None:
-        self._socket = connection
+    def __init__(
+        self, connection: socket.socket, limit: int = MAX_FRAME, *, eager: bool = False, moment: float = _MOMENT
+    ) -> None:
+        self._socket, self._moment = connection, moment
         self._limit = limit
         self._rest = bytearray()
         self._misses, self._sleepy = 0, 0 if eager and _CAN_LOOK else sys.maxsize
@@ -106,7 +109,7 @@ class FrameSocket:
         if self._sleepy:
             self._sleepy -= 1
             return None
-        end = time.perf_counter() + _MOMENT
+        end = time.perf_counter() + self._moment
         while True:
             try:
                 chunk = self._socket.recv(_CHUNK, socket.MSG_DONTWAIT)
@@ -121,7 +124,7 @@ class FrameSocket:
             return chunk
 
 
-def connect_lane(address: str, timeout: float, *, eager: bool = False) -> FrameSocket:
+def connect_lane(address: str, timeout: float, *, eager: bool = False, moment: float = _MOMENT) -> FrameSocket:
     """Connect to ``unix:///path`` or ``tcp://host:port``. Raises OSError; ValueError for another address."""
     if address.startswith("unix://"):
         connection = socket.socket(socket.AF_UNIX)
@@ -131,10 +134,11 @@ def connect_lane(address: str, timeout: float, *, eager: bool = False) -> FrameS
         except OSError:
             connection.close()
             raise
-        return FrameSocket(connection, eager=eager)
+        return FrameSocket(connection, eager=eager, moment=moment)
     if address.startswith("tcp://"):
         host, _, port = address.removeprefix("tcp://").rpartition(":")
-        return FrameSocket(socket.create_connection((host.strip("[]"), int(port)), timeout), eager=eager)
+        connected = socket.create_connection((host.strip("[]"), int(port)), timeout)
+        return FrameSocket(connected, eager=eager, moment=moment)
     raise ValueError(f"{address!r:.80}: unix:///path and tcp://host:port are accepted")
 
 

@@ -673,7 +673,7 @@ class ActResponse(_message.Message):
 
     @_builtins.property
     def error(self) -> Global___ActError:
-        """ActStream only"""
+        """ActStream and the fast lane only"""
 
     def __init__(
         self,
@@ -720,6 +720,45 @@ class ActError(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ActError: _TypeAlias = ActError  # noqa: Y015
+
+@_typing.final
+class OpenFastLaneRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenFastLaneRequest: _TypeAlias = OpenFastLaneRequest  # noqa: Y015
+
+@_typing.final
+class FastLane(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """"unix:///path" or "tcp://127.0.0.1:port" """
+    token: _builtins.bytes
+    """for one connection, within 30 s"""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        token: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FastLane: _TypeAlias = FastLane  # noqa: Y015
 
 @_typing.final
 class EvaluateRequest(_message.Message):

@@ -89,6 +89,11 @@ class PolicyServiceStub:
                 request_serializer=auxilium_dot_v1_dot_policies__pb2.ActRequest.SerializeToString,
                 response_deserializer=auxilium_dot_v1_dot_policies__pb2.ActResponse.FromString,
                 _registered_method=True)
+        self.OpenFastLane = channel.unary_unary(
+                '/auxilium.v1.PolicyService/OpenFastLane',
+                request_serializer=auxilium_dot_v1_dot_policies__pb2.OpenFastLaneRequest.SerializeToString,
+                response_deserializer=auxilium_dot_v1_dot_policies__pb2.FastLane.FromString,
+                _registered_method=True)
         self.Evaluate = channel.unary_stream(
                 '/auxilium.v1.PolicyService/Evaluate',
                 request_serializer=auxilium_dot_v1_dot_policies__pb2.EvaluateRequest.SerializeToString,
@@ -185,6 +190,14 @@ class PolicyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OpenFastLane(self, request, context):
+        """A socket beside gRPC for a caller on the server's machine: the first frame is the token, then ActRequest and
+        ActResponse, each after its length (uint32, little endian). FAILED_PRECONDITION (FAST_LANE_REFUSED) for others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Evaluate(self, request, context):
         """Plays episodes in a process of their own; an event for each, and the stored evaluation in the last one. When the
         caller goes, the evaluation ends and nothing is stored.
@@ -264,6 +277,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.ActStream,
                     request_deserializer=auxilium_dot_v1_dot_policies__pb2.ActRequest.FromString,
                     response_serializer=auxilium_dot_v1_dot_policies__pb2.ActResponse.SerializeToString,
+            ),
+            'OpenFastLane': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenFastLane,
+                    request_deserializer=auxilium_dot_v1_dot_policies__pb2.OpenFastLaneRequest.FromString,
+                    response_serializer=auxilium_dot_v1_dot_policies__pb2.FastLane.SerializeToString,
             ),
             'Evaluate': grpc.unary_stream_rpc_method_handler(
                     servicer.Evaluate,
@@ -578,6 +596,33 @@ class PolicyService:
             '/auxilium.v1.PolicyService/ActStream',
             auxilium_dot_v1_dot_policies__pb2.ActRequest.SerializeToString,
             auxilium_dot_v1_dot_policies__pb2.ActResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenFastLane(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auxilium.v1.PolicyService/OpenFastLane',
+            auxilium_dot_v1_dot_policies__pb2.OpenFastLaneRequest.SerializeToString,
+            auxilium_dot_v1_dot_policies__pb2.FastLane.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,6 +58,10 @@ class PolicyServiceStub:
     """Any number of requests in flight; answers carry the request's id and come in order of their requests.
     A request that cannot be answered gets an answer with `error`; the stream goes on.
     """
+    OpenFastLane: _grpc.UnaryUnaryMultiCallable[_policies_pb2.OpenFastLaneRequest, _policies_pb2.FastLane]
+    """A socket beside gRPC for a caller on the server's machine: the first frame is the token, then ActRequest and
+    ActResponse, each after its length (uint32, little endian). FAILED_PRECONDITION (FAST_LANE_REFUSED) for others.
+    """
     Evaluate: _grpc.UnaryStreamMultiCallable[_policies_pb2.EvaluateRequest, _policies_pb2.EvaluateEvent]
     """Plays episodes in a process of their own; an event for each, and the stored evaluation in the last one. When the
     caller goes, the evaluation ends and nothing is stored.
@@ -91,6 +95,10 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     ActStream: _aio.StreamStreamMultiCallable[_policies_pb2.ActRequest, _policies_pb2.ActResponse]  # type: ignore[assignment]
     """Any number of requests in flight; answers carry the request's id and come in order of their requests.
     A request that cannot be answered gets an answer with `error`; the stream goes on.
+    """
+    OpenFastLane: _aio.UnaryUnaryMultiCallable[_policies_pb2.OpenFastLaneRequest, _policies_pb2.FastLane]  # type: ignore[assignment]
+    """A socket beside gRPC for a caller on the server's machine: the first frame is the token, then ActRequest and
+    ActResponse, each after its length (uint32, little endian). FAILED_PRECONDITION (FAST_LANE_REFUSED) for others.
     """
     Evaluate: _aio.UnaryStreamMultiCallable[_policies_pb2.EvaluateRequest, _policies_pb2.EvaluateEvent]  # type: ignore[assignment]
     """Plays episodes in a process of their own; an event for each, and the stored evaluation in the last one. When the
@@ -188,6 +196,16 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_policies_pb2.ActResponse], _abc.AsyncIterator[_policies_pb2.ActResponse]]:
         """Any number of requests in flight; answers carry the request's id and come in order of their requests.
         A request that cannot be answered gets an answer with `error`; the stream goes on.
+        """
+
+    @_abc_1.abstractmethod
+    def OpenFastLane(
+        self,
+        request: _policies_pb2.OpenFastLaneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policies_pb2.FastLane, _abc.Awaitable[_policies_pb2.FastLane]]:
+        """A socket beside gRPC for a caller on the server's machine: the first frame is the token, then ActRequest and
+        ActResponse, each after its length (uint32, little endian). FAILED_PRECONDITION (FAST_LANE_REFUSED) for others.
         """
 
     @_abc_1.abstractmethod
