@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from bench import acting, durability, footprint, peers, remote_training, simulators, training
+from bench import acting, durability, footprint, peers, policies, remote_training, simulators, training
 from bench.measure import report
 
 GROUPS = {
     "footprint": footprint.figures,
     "acting": acting.figures,
+    "policies": policies.figures,
     "training": training.figures,
     "durability": durability.figures,
     "simulators": simulators.figures,

@@ -57,7 +57,7 @@ def _ratios(act: Any, bare: Any, run_id: str, share: float, pairs: int) -> list[
 def _idle() -> Figure:
     with _stubs() as (act, bare, run_id, _):
         ratios = _ratios(act, bare, run_id, 0.5, 9)
-    return Figure("Act p50 ÷ bare echo p50", ratios, 1.15, False)
+    return Figure("Act p50 ÷ bare echo p50", ratios, 1.12, False)
 
 
 def _under_load() -> Figure:

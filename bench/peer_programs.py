@@ -6,6 +6,8 @@ prints the median round trip in seconds for every line on standard input.
 
 from __future__ import annotations
 
+import os
+import pickle
 import statistics
 import sys
 import time
@@ -125,8 +127,52 @@ def openenv_step(port: int) -> Callable[[], Any]:
     return lambda: env.step({"index": 0})
 
 
-SERVERS = {"rlmesh": serve_rlmesh, "dm_env_rpc": serve_dm_env_rpc, "openenv": serve_openenv}
-CLIENTS = {"rlmesh": rlmesh_step, "dm_env_rpc": dm_env_rpc_step, "openenv": openenv_step}
+def serve_zeromq(port: int) -> None:
+    """A policy behind a ZeroMQ socket, pickled and compressed, as agentlace has it; the graph is $POLICY_ONNX."""
+    import lz4.frame
+    import onnxruntime
+    import zmq
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(os.environ["POLICY_ONNX"], options)
+    socket = zmq.Context().socket(zmq.REP)
+    socket.bind(f"tcp://127.0.0.1:{port}")
+    while True:
+        request = pickle.loads(lz4.frame.decompress(socket.recv()))
+        (action,) = session.run(["action"], {"observation": request["payload"]["observation"][None]})
+        answer = {"success": True, "payload": {"action": int(action[0])}}
+        socket.send(lz4.frame.compress(pickle.dumps(answer)))
+
+
+def zeromq_act(port: int) -> Callable[[], Any]:
+    import lz4.frame
+    import zmq
+
+    socket = zmq.Context().socket(zmq.REQ)
+    socket.connect(f"tcp://127.0.0.1:{port}")
+    observation = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+
+    def act() -> Any:
+        request = {"type": "act", "payload": {"observation": observation}}
+        socket.send(lz4.frame.compress(pickle.dumps(request)))
+        return pickle.loads(lz4.frame.decompress(socket.recv()))["payload"]["action"]
+
+    return act
+
+
+SERVERS = {
+    "rlmesh": serve_rlmesh,
+    "dm_env_rpc": serve_dm_env_rpc,
+    "openenv": serve_openenv,
+    "zeromq": serve_zeromq,
+}
+CLIENTS = {
+    "rlmesh": rlmesh_step,
+    "dm_env_rpc": dm_env_rpc_step,
+    "openenv": openenv_step,
+    "zeromq": zeromq_act,
+}
 
 
 def _connected(name: str, port: int) -> Callable[[], Any]:

@@ -26,7 +26,7 @@ def figures() -> list[Figure]:
 
 
 def _against(name: str) -> Figure:
-    with trivial() as address, _peer(name) as theirs:
+    with trivial() as address, peer(name) as theirs:
         session = RemoteSession(address)
         session.lanes.reset([0], [None])
         actions = np.zeros(1, np.int64)
@@ -40,7 +40,7 @@ def _against(name: str) -> Figure:
 
 
 @contextmanager
-def _peer(name: str) -> Iterator[Callable[[], float]]:
+def peer(name: str) -> Iterator[Callable[[], float]]:
     """The peer's server and its own client; calling gives its median round trip in seconds."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

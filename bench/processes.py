@@ -48,7 +48,7 @@ def _address(child: subprocess.Popen[bytes], log: Path) -> str:
 def server(**env: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Our server on a free port, in a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        with process("server.py", GRPC_PORT=0, DATA_DIR=folder, LOG_FORMAT="json", **env) as started:
+        with process("server.py", **{"GRPC_PORT": 0, "DATA_DIR": folder, "LOG_FORMAT": "json", **env}) as started:
             yield started
 
 

@@ -55,7 +55,8 @@ class PolicyManager:
         self._capacity = capacity
         self._slots = threading.Semaphore(capacity)
         self._held: Counter[tuple[str, int]] = Counter()
-        self._lock = threading.Lock()
+        self._lock, self._meaning = threading.Lock(), threading.Lock()
+        self._meanings: dict[str, tuple[int, PolicyVersion]] = {}
 
     # -- looking
 
@@ -211,28 +212,35 @@ class PolicyManager:
             self._slots.release()
 
     def _followed(self, text: str, alive: threading.Event) -> Iterator[PolicyVersion]:
-        tick: int | None = self._clock.now()
-        last: PolicyVersion | None = None
-        while tick is not None and alive.is_set():
-            version = self.resolve(text)
-            if last is None or (version.name, version.version) != (last.name, last.version):
-                last = version
-                with self._holding(version):
-                    yield version
-                    tick = self._wait_for_another(text, version, tick, alive)
-            else:
-                tick = self._clock.wait(tick, alive)
+        tick = self._clock.now()
+        version: PolicyVersion | None = self._meant(text, tick)
+        while version is not None and alive.is_set():
+            with self._holding(version):
+                yield version
+                version, tick = self._next(text, version, tick, alive)
 
-    def _wait_for_another(self, text: str, held: PolicyVersion, tick: int, alive: threading.Event) -> int | None:
-        """The tick at which the name means another version; None when the stream ends."""
+    def _next(
+        self, text: str, held: PolicyVersion, tick: int, alive: threading.Event
+    ) -> tuple[PolicyVersion | None, int]:
+        """The version that a name means when it means another one, and when that was; None when the stream ends."""
         while True:
             following = self._clock.wait(tick, alive)
             if following is None:
-                return None
+                return None, tick
             tick = following
-            now = self.resolve(text)
+            now = self._meant(text, tick)
             if (now.name, now.version) != (held.name, held.version):
-                return tick
+                return now, tick
+
+    def _meant(self, text: str, tick: int) -> PolicyVersion:
+        """What ``resolve`` gives; asked once for all who follow the same name."""
+        with self._meaning:
+            known = self._meanings.get(text)
+            if known is None or known[0] != tick:
+                known = self._meanings[text] = tick, self.resolve(text)
+                if len(self._meanings) > 2 * self._capacity:
+                    self._meanings = {text: known}
+            return known[1]
 
     @contextmanager
     def _holding(self, version: PolicyVersion) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,7 +95,7 @@ class ActRequest:
     slabs: Sequence[bytes]
     masks: bytes = b""
     states: Sequence[bytes] = ()
-    wish: FlatWish = field(default_factory=FlatWish)
+    wish: FlatWish = MODE
     contract_hash: str = ""
 
 
