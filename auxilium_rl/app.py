@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from types import FrameType
@@ -29,6 +30,7 @@ from auxilium_rl.core.publishing import Publisher
 from auxilium_rl.core.requests import RequestDefaults
 from auxilium_rl.core.sources import SourceDefaults
 from auxilium_rl.core.training import TrainingOrchestrator
+from auxilium_rl.infra.act_workers import ActWorkers
 from auxilium_rl.infra.config import EnvConfig, ServiceConfig, Settings, setting_errors
 from auxilium_rl.infra.evaluator import Evaluator
 from auxilium_rl.infra.executor import LocalExecutor
@@ -154,8 +156,15 @@ class Application:
             max_act_streams=settings.act_max_streams,
             max_attached=settings.max_attached_streams,
             max_message_mb=settings.grpc_max_message_mb,
+            shared=settings.act_workers > 1,
         )
         self.port = self._server.port
+        self._act_workers = ActWorkers(settings.to_worker(), settings.act_workers - 1)
+        self._control = ""
+        if settings.act_workers > 1:
+            self._control_folder = tempfile.TemporaryDirectory(prefix="auxilium-control-")  # for this user alone
+            self._control = f"unix:{self._control_folder.name}/grpc"
+            self._server.listen_aside(self._control)
 
     def _build_policies(self, store: ModelStorePort, registry: SqlRunRegistry) -> None:
         settings = self._settings
@@ -194,6 +203,8 @@ class Application:
         self._policy_clock.start()
         self._closer.start()
         self._server.start()
+        if self._control:
+            self._act_workers.start(self.port, self._control)
         self._housekeeping.start()
         self._health.start()
         _log.info("serving", address=f"{self._settings.grpc_host}:{self.port}", data=str(self._settings.data_dir))
@@ -217,6 +228,7 @@ class Application:
         self._gateway.close()
         self.orchestrator.farewell()
         self._server.wait_for_termination(_FAREWELL)
+        self._act_workers.close()
         self._acts.close()
         self._server.stop(1.0)
         self._engine.dispose()
@@ -277,7 +289,12 @@ def serve(overrides: Mapping[str, object] | None = None) -> int:
         return 1
     stopping = threading.Event()
     _handle_signals(stopping)
-    application.start()
+    try:
+        application.start()
+    except AuxiliumError as error:
+        sys.stderr.write(f"auxilium: {error.message}\n")
+        application.stop(0.0)
+        return 1
     stopping.wait()
     application.stop()
     return 0

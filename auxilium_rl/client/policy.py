@@ -201,7 +201,7 @@ class Policy:
     def read(self, file: str = "policy.onnx") -> bytes:
         """A file of the version, its hash checked. A server that goes away is waited for, and the rest fetched."""
         now = self.version()  # which the name may not mean any more in the middle
-        data, sha256, size = bytearray(), "", -1
+        data, sha256, size, lost = bytearray(), "", -1, False
         while len(data) != size:
             before = len(data)
             request = pb.DownloadPolicyRequest(
@@ -213,6 +213,10 @@ class Policy:
                         data += chunk.data
                         sha256, size = chunk.sha256, chunk.size
             except ServerUnavailable:
+                if len(data) == before:  # not even one chunk; else whoever is there may send the rest
+                    if lost:
+                        raise
+                    lost = True
                 self.version()  # waits for it
         found = hashlib.sha256(data).hexdigest()
         if found != sha256:

@@ -31,22 +31,22 @@ class Found(NamedTuple):
 
     Attributes:
         version: -1: a run's checkpoint that is no version.
-        tick: of the policy clock when it was found; None: it means this one for ever.
+        tick: of the policy clock before it was found: the name means this as long as nothing changes.
         key: of the model in the cache.
     """
 
     model: ActionModel
     version: int
-    tick: int | None
+    tick: int
     key: str
 
 
 class ActingService:
     """Acts for names of policies, ids of runs and paths of exported models.
 
-    A run that has ended and a numbered version never change; other names of policies are looked up again when the
-    policy clock says that something changed; a run that trains and a path at every call. While registry or store are
-    away, the model that answered last for a name goes on answering.
+    Names of policies and runs that have ended are looked up again when the policy clock says that something changed; a
+    run that trains and a path at every call. While registry or store are away, the model that answered last for a name
+    goes on answering.
 
     Args:
         load_checkpoint, load_version: make a model; slow.
@@ -120,7 +120,7 @@ class ActingService:
     def find(self, name: str) -> Found:
         """The policy that a name means now. Raises as ``act`` does."""
         known = self._known.get(name)
-        if known is not None and (known.tick is None or known.tick == self._clock.now()):
+        if known is not None and known.tick == self._clock.now():
             self._cache.touch(known.key)
             return known
         try:
@@ -149,20 +149,19 @@ class ActingService:
             self._last.clear()  # a path may have meant it too
 
     def _find(self, name: str) -> Found:
+        tick = self._clock.now()
         split = None if _RUN_ID.fullmatch(name) else split_name(name)
         if split is None:
-            return self._of_run(name)
-        tick = self._clock.now()
+            return self._of_run(name, tick)
         try:
             version = self._policies.find(*split)
         except PolicyNotFound as missing:
-            return self._of_run(name, missing)
+            return self._of_run(name, tick, missing)
         key = _key(version)
         model = self._cache.get(key, lambda: self._load_version(version))
-        fixed = split[1].isdigit()
-        return self._remember(self._known, name, Found(model, version.version, None if fixed else tick, key))
+        return self._remember(self._known, name, Found(model, version.version, tick, key))
 
-    def _of_run(self, name: str, missing: PolicyNotFound | None = None) -> Found:
+    def _of_run(self, name: str, tick: int, missing: PolicyNotFound | None = None) -> Found:
         run = self._run_named(name, missing)
         checkpoint = run.newest_checkpoint
         if checkpoint is None:
@@ -170,7 +169,7 @@ class ActingService:
             reason = f"ended {run.state} before it had a model" if never else f"is {run.state} and has no model yet"
             raise ModelNotReady(f"Run '{run.run_id}' {reason}")
         key = f"{checkpoint.path}:{checkpoint.manifest_sha256}"
-        found = Found(self._cache.get(key, lambda: self._load_checkpoint(checkpoint)), -1, None, key)
+        found = Found(self._cache.get(key, lambda: self._load_checkpoint(checkpoint)), -1, tick, key)
         if run.state in TERMINAL and name == run.run_id:
             self._remember(self._known, name, found)
         return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -106,6 +107,7 @@ class Settings(BaseSettings):
     policies_dir: str | None = Field(
         None, description="Folder or URL (s3://bucket/folder) of policies' versions. Default: DATA_DIR/policies."
     )
+    act_workers: int = Field(1, ge=1, le=256, description="Processes that act; above 1 they share the port.")
     act_cache_mb: int = Field(512, ge=1, description="Graphs of loaded policies that are kept for acting, in MiB.")
     act_fast_lane: str = Field(
         "unix",
@@ -123,6 +125,13 @@ class Settings(BaseSettings):
     @classmethod
     def _as_text(cls, value: object) -> object:
         return str(value) if isinstance(value, Path) else value
+
+    @field_validator("act_workers")
+    @classmethod
+    def _can_share(cls, value: int) -> int:
+        if value > 1 and not hasattr(socket, "SO_REUSEPORT"):
+            raise ValueError("this system cannot share a port among processes; 1 is accepted")
+        return value
 
     @field_validator("database_url")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from concurrent import futures
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from auxilium_rl.core.errors import StoreUnavailable
 from auxilium_rl.core.ports import SimulatorGateway
+from auxilium_rl.transport.act_server import listen_options
 from auxilium_rl.transport.gateway_servicer import SERVICE as GATEWAY
 from auxilium_rl.transport.gateway_servicer import gateway_service
 from auxilium_rl.transport.health_servicer import HealthMonitor
@@ -44,6 +46,9 @@ class GrpcServer:
     Unary calls have a pool of threads of their own; streams of each kind another, so that idle watchers cannot starve
     anybody; so do health's Watch streams (see ``HealthMonitor``).
 
+    Args:
+        shared: other processes of this server (``ActServer``) listen on the port too.
+
     Raises:
         StoreUnavailable: the port is taken (it is never shared in silence) or the address is not of this machine.
     """
@@ -64,6 +69,7 @@ class GrpcServer:
         max_act_streams: int,
         max_attached: int,
         max_message_mb: int,
+        shared: bool = False,
     ) -> None:
         limit = max_message_mb << 20
         self._pool = CallPool(max_workers, "rpc")
@@ -71,15 +77,7 @@ class GrpcServer:
         self._following = futures.ThreadPoolExecutor(2 * max_streams, thread_name_prefix="policy-stream")
         self._server = grpc.server(
             self._pool,
-            options=[
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", limit),
-                ("grpc.max_send_message_length", limit),
-                # A simulator whose machine vanished says no farewell; its run must hear of it.
-                ("grpc.keepalive_time_ms", 30_000),
-                ("grpc.keepalive_timeout_ms", 10_000),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ],
+            options=listen_options(limit, shared=shared),
         )
         self._acting = futures.ThreadPoolExecutor(max_act_streams + 1, thread_name_prefix="act-stream")
         _use(RunServicer, self._streams, "WatchRun")
@@ -92,12 +90,21 @@ class GrpcServer:
         self._server.add_generic_rpc_handlers((gateway_service(gateway, max_attached),))
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, self._server)
         reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._server)
+        if shared and not _is_free(host, port):
+            raise StoreUnavailable(f"cannot listen on {host}:{port}: the port is taken")
         try:
             self.port: int = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError as error:
             raise StoreUnavailable(
                 f"cannot listen on {host}:{port}: the port is taken or the address is not of this machine ({error})"
             ) from error
+
+    def listen_aside(self, address: str) -> None:
+        """Take calls at another address too; before ``start``. Raises StoreUnavailable."""
+        try:
+            self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise StoreUnavailable(f"cannot listen on {address}: {error}") from error
 
     def start(self) -> None:
         """Begin to answer."""
@@ -113,6 +120,17 @@ class GrpcServer:
         self._pool.shutdown()
         for pool in (self._streams, self._following, self._acting):
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _is_free(host: str, port: int) -> bool:
+    """Whether nobody listens there. Where a port may be shared, the system would not say so itself."""
+    if not port:
+        return True
+    try:
+        socket.create_server((host, port), reuse_port=False).close()
+    except OSError:
+        return False
+    return True
 
 
 def _use(servicer: type, pool: futures.Executor, *methods: str) -> None:

@@ -9,17 +9,16 @@ from typing import Any
 import grpc
 
 from auxilium_rl.core.acting import ActingService
-from auxilium_rl.core.errors import AuxiliumError, InvalidRequest, StreamsExhausted, TransferMoved
+from auxilium_rl.core.errors import AuxiliumError, InvalidRequest, TransferMoved
 from auxilium_rl.core.evaluations import EvaluationRequest, Evaluations
 from auxilium_rl.core.policies import Evaluation
 from auxilium_rl.core.policy_manager import PolicyManager
 from auxilium_rl.core.training import TrainingOrchestrator
 from auxilium_rl.transport.act_lane import ActLane
+from auxilium_rl.transport.act_servicers import PolicyActs
 from auxilium_rl.transport.convert import source_of
-from auxilium_rl.transport.errors import abort, answers_with_status, status_number
+from auxilium_rl.transport.errors import abort, answers_with_status
 from auxilium_rl.transport.policy_convert import (
-    act_request,
-    act_response,
     criterion_of,
     episode_message,
     evaluation_message,
@@ -36,7 +35,7 @@ _MAX_PAGE = 1000
 _CHUNK = 1 << 16
 
 
-class PolicyServicer(policies_pb2_grpc.PolicyServiceServicer):
+class PolicyServicer(PolicyActs, policies_pb2_grpc.PolicyServiceServicer):
     """Answers whoever acts, and whoever takes policies away.
 
     Args:
@@ -55,12 +54,10 @@ class PolicyServicer(policies_pb2_grpc.PolicyServiceServicer):
         fast_lane: str,
         max_message: int,
     ) -> None:
-        self._orchestrator = orchestrator
-        self._acting, self._policies, self._evaluations = acting, policies, evaluations
+        super().__init__(orchestrator, acting, max_streams)
+        self._policies, self._evaluations = policies, evaluations
         self._payloads = PayloadCache(policies)
-        self._max_streams = max_streams
-        self._slots = threading.Semaphore(max_streams)
-        self._lane = ActLane(self._answered, fast_lane, max_streams, max_message)
+        self._lane = ActLane(self.answered, fast_lane, max_streams, max_message)
 
     def close(self) -> None:
         """Hang up the fast lanes."""
@@ -128,32 +125,7 @@ class PolicyServicer(policies_pb2_grpc.PolicyServiceServicer):
         """Forget a policy."""
         return pb.DeletePolicyResponse(bytes_freed=self._policies.delete(request.name))
 
-    # -- acting
-
-    @answers_with_status
-    def Act(self, request: pb.ActRequest, context: grpc.ServicerContext) -> pb.ActResponse:
-        """Actions for some observations."""
-        return act_response(self._acting.act_rows(act_request(request, request.policy)), request.id)
-
-    def ActStream(self, requests: Iterator[pb.ActRequest], context: grpc.ServicerContext) -> Iterator[pb.ActResponse]:
-        """Actions for observations as they come."""
-        if not self._slots.acquire(blocking=False):
-            abort(context, StreamsExhausted(f"{self._max_streams} streams are open; ACT_MAX_STREAMS bounds them"))
-        try:
-            policy = ""
-            for request in requests:
-                policy = request.policy or policy
-                yield self._answered(request, policy)
-        finally:
-            self._slots.release()
-
-    def _answered(self, request: pb.ActRequest, policy: str) -> pb.ActResponse:
-        try:
-            self._orchestrator.check_here()
-            return act_response(self._acting.act_rows(act_request(request, policy)), request.id)
-        except Exception as error:  # noqa: BLE001 - one request's errors do not end the stream
-            code, message, reason = status_number(error)
-            return pb.ActResponse(id=request.id, error=pb.ActError(code=code, message=message, reason=reason))
+    # -- acting on this machine
 
     @answers_with_status
     def OpenFastLane(self, request: pb.OpenFastLaneRequest, context: grpc.ServicerContext) -> pb.FastLane:

@@ -9,6 +9,7 @@ from auxilium_rl.core.dto import EnvironmentSpec
 from auxilium_rl.core.requests import StartRequest
 from auxilium_rl.core.states import TERMINAL
 from auxilium_rl.core.training import TrainingOrchestrator
+from auxilium_rl.transport.act_servicers import FrozenActs
 from auxilium_rl.transport.errors import answers_to_the_last, public_message
 from generated import policy_trainer_pb2 as pb
 from generated import policy_trainer_pb2_grpc
@@ -16,12 +17,12 @@ from generated import policy_trainer_pb2_grpc
 __all__ = ["TrainerServicer", "idempotency_key_of"]
 
 
-class TrainerServicer(policy_trainer_pb2_grpc.PolicyTrainerServiceServicer):
+class TrainerServicer(FrozenActs, policy_trainer_pb2_grpc.PolicyTrainerServiceServicer):
     """Answers today's clients."""
 
     def __init__(self, orchestrator: TrainingOrchestrator, acting: ActingService) -> None:
+        super().__init__(orchestrator, acting)
         self._orchestrator = orchestrator
-        self._acting = acting
 
     @answers_to_the_last
     def NegotiateEnvironment(
@@ -92,21 +93,6 @@ class TrainerServicer(policy_trainer_pb2_grpc.PolicyTrainerServiceServicer):
             last_checkpoint_path=newest.model_path if newest and newest.timesteps else "",
             error_message=run.error_message,
         )
-
-    @answers_to_the_last
-    def Act(self, request: pb.ActRequest, context: grpc.ServicerContext) -> pb.ActResponse:
-        """One deterministic action."""
-        try:
-            action = self._acting.act(
-                request.run_id, request.observation, request.state, request.action_mask, request.keys
-            )
-            if action.values or action.state:
-                return pb.ActResponse(
-                    action=action.number, action_values=action.values, state=action.state, success=True
-                )
-            return pb.ActResponse(action=action.number, success=True)
-        except Exception as error:  # noqa: BLE001 - this contract's errors are fields
-            return pb.ActResponse(error_message=public_message(error))
 
 
 def idempotency_key_of(context: grpc.ServicerContext) -> str:

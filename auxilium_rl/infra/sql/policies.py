@@ -23,7 +23,7 @@ from auxilium_rl.core.policies import (
     PolicyVersion,
 )
 from auxilium_rl.infra.sql.database import reading, writing
-from auxilium_rl.infra.sql.policy_rows import evaluation_of, version_of
+from auxilium_rl.infra.sql.policy_rows import evaluation_of, tick, version_of
 from auxilium_rl.infra.sql.run_rows import held_by
 from auxilium_rl.infra.sql.tables import (
     policies,
@@ -120,7 +120,7 @@ class SqlPolicyRegistry:
             parts: Sequence[Table] = (policy_evaluations, policy_tags, policy_aliases, policy_versions, policies)
             for table in parts:
                 connection.execute(delete(table).where(table.c.name == name))
-            _tick(connection)
+            tick(connection)
             return gone
 
     # -- what may change
@@ -210,7 +210,7 @@ class SqlPolicyRegistry:
 
     def _touch(self, connection: Connection, name: str, **values: Any) -> None:
         connection.execute(update(policies).where(policies.c.name == name).values(**values, updated_at=self._now()))
-        _tick(connection)
+        tick(connection)
 
     @staticmethod
     def _point(connection: Connection, name: str, alias: str, version: int) -> None:
@@ -306,10 +306,6 @@ def _versions(name: str) -> Any:
 
 def _evaluations(name: str) -> Any:
     return select(policy_evaluations).where(policy_evaluations.c.name == name).order_by(policy_evaluations.c.id)
-
-
-def _tick(connection: Connection) -> None:
-    connection.execute(update(policy_clock).values(value=policy_clock.c.value + 1))
 
 
 def _version_row(new: NewVersion, number: int) -> dict[str, Any]:

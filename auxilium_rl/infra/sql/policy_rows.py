@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from sqlalchemy import Connection, update
+
 from auxilium_rl.core.policies import Episode, Evaluation, PolicyFile, PolicyVersion
+from auxilium_rl.infra.sql.tables import policy_clock
 from auxilium_rl.infra.sql.times import from_micros
 
-__all__ = ["evaluation_of", "version_of"]
+__all__ = ["evaluation_of", "tick", "version_of"]
 
 
 def version_of(row: Any, evaluations: tuple[Evaluation, ...] = (), aliases: tuple[str, ...] = ()) -> PolicyVersion:
@@ -37,3 +40,8 @@ def evaluation_of(row: Any) -> Evaluation:
     return Evaluation(
         **body, episodes=episodes, environment=row.environment, created_at=from_micros(row.created_at), id=row.id
     )
+
+
+def tick(connection: Connection) -> None:
+    """What a name means may have changed: everybody who acts looks again."""
+    connection.execute(update(policy_clock).values(value=policy_clock.c.value + 1))

@@ -11,6 +11,7 @@ from auxilium_rl.core.errors import RunEnded, RunInUse, RunNotEnded
 from auxilium_rl.core.states import ACTIVE, TERMINAL, RunState
 from auxilium_rl.infra.sql.database import writing
 from auxilium_rl.infra.sql.leases import RunLeases
+from auxilium_rl.infra.sql.policy_rows import tick
 from auxilium_rl.infra.sql.tables import checkpoints, gym_closes, metrics, runs
 
 __all__ = ["RunWishes"]
@@ -69,6 +70,7 @@ class RunWishes(RunLeases):
                 connection.execute(delete(table).where(table.c.run_id == run_id))
             connection.execute(delete(gym_closes).where(gym_closes.c.run_id == run_id, gym_closes.c.outcome != ""))
             connection.execute(delete(runs).where(runs.c.run_id == run_id))
+            tick(connection)  # servers that act with it from memory
             return run
 
     def _locked(self, connection: Connection, run_id: str) -> Run:
