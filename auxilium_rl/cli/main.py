@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from auxilium_rl import __version__
-from auxilium_rl.cli import algorithms, doctor, env, gc, health, policy, runs, serve, train
+from auxilium_rl.cli import algorithms, doctor, env, gc, health, policies, policy, runs, serve, train
 
 __all__ = ["app", "main"]
 
 _EPILOG = (
     "Exit codes: 0 done; 1 the run failed or the service is not serving; 2 wrong usage or value; "
-    "3 no server answered; 4 no such run; 130 Ctrl-C (a run that was watched goes on)."
+    "3 no server answered; 4 no such run or policy; 130 Ctrl-C (a run that was watched goes on)."
 )
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("train")(train.train)
 app.add_typer(runs.app, name="runs", help="List, show, watch, pause, stop, retry, extend, clone and delete runs.")
+app.add_typer(policies.app, name="policies", help="List, show, name, evaluate, compare, export and delete policies.")
 app.command("algorithms")(algorithms.algorithms)
 app.command("act", context_settings={"ignore_unknown_options": True})(policy.act)  # negative numbers
 app.command("health")(health.health)

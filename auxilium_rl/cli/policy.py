@@ -14,11 +14,11 @@ __all__ = ["act"]
 
 
 def act(
-    run_id: Annotated[str, typer.Argument(help="Id of the run, or its model_output_path.")],
+    run_id: Annotated[str, typer.Argument(help="A run, NAME, NAME@VERSION, NAME@ALIAS, or a model_output_path.")],
     observation: Annotated[list[str], typer.Argument(help="Numbers, a JSON list, or - for lines on standard input.")],
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
-    """Ask a run's newest policy for an action."""
+    """Ask a policy for an action."""
     from auxilium_rl.client import Run
 
     with connected(address) as client:

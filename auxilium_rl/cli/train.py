@@ -32,6 +32,13 @@ def train(
     ] = None,
     max_memory_mb: Annotated[int, typer.Option(help="MiB of memory above which the run fails.")] = 0,
     max_seconds: Annotated[float, typer.Option(help="Time after which the run is stopped, its model saved.")] = 0.0,
+    policy_name: Annotated[str, typer.Option(help="Policy whose versions the run publishes; none: the run's id.")] = "",
+    publish_checkpoints: Annotated[
+        bool, typer.Option("--publish-checkpoints", help="Every checkpoint becomes a version.")
+    ] = False,
+    eval_freq: Annotated[int, typer.Option(help="Timesteps between evaluations while it trains.")] = 0,
+    eval_episodes: Annotated[int, typer.Option(help="Episodes of each.")] = 0,
+    eval_env: Annotated[str, typer.Option(help="Where; none: another one like that of training.")] = "",
     detach: Annotated[bool, typer.Option("--detach", help="Print the run's id and leave.")] = False,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
@@ -54,6 +61,11 @@ def train(
             checkpoint_freq=checkpoint_freq,
             max_memory_mb=max_memory_mb,
             max_seconds=max_seconds,
+            policy_name=policy_name,
+            publish_checkpoints=publish_checkpoints,
+            eval_freq=eval_freq,
+            eval_episodes=eval_episodes,
+            eval_env=eval_env,
         )
         typer.echo(f"run {run.run_id}")
         if not detach:

@@ -25,12 +25,15 @@ __all__ = ["Policy", "PolicyEpisode"]
 class Policy:
     """A policy on a server.
 
+    Attributes:
+        client: the connection.
+
     Args:
         name: ``name`` (its newest version), ``name@3``, ``name@best``, or a run's id.
     """
 
     def __init__(self, client: Client, name: str) -> None:
-        self._client, self.name = client, name
+        self.client, self.name = client, name
         self._stub = client.policies_stub
         self._encoding: PolicyEncoding | None = None
 
@@ -41,11 +44,11 @@ class Policy:
 
     def version(self) -> PolicyVersion:
         """The version that the name means now. Raises NotFound."""
-        return PolicyVersion.of(self._client.call(self._stub.GetVersion, pb.GetVersionRequest(policy=self.name)))
+        return PolicyVersion.of(self.client.call(self._stub.GetVersion, pb.GetVersionRequest(policy=self.name)))
 
     def info(self) -> PolicyInfo:
         """The policy with all its versions. Raises NotFound."""
-        return PolicyInfo.of(self._client.call(self._stub.GetPolicy, pb.GetPolicyRequest(name=self._base)))
+        return PolicyInfo.of(self.client.call(self._stub.GetPolicy, pb.GetPolicyRequest(name=self._base)))
 
     @property
     def _base(self) -> str:
@@ -54,12 +57,12 @@ class Policy:
     def set_alias(self, alias: str, version: int) -> PolicyInfo:
         """Move an alias to a version, or make it."""
         request = pb.SetAliasRequest(name=self._base, alias=alias, version=version)
-        return PolicyInfo.of(self._client.call(self._stub.SetAlias, request))
+        return PolicyInfo.of(self.client.call(self._stub.SetAlias, request))
 
     def delete_alias(self, alias: str) -> PolicyInfo:
         """Forget an alias."""
         return PolicyInfo.of(
-            self._client.call(self._stub.DeleteAlias, pb.DeleteAliasRequest(name=self._base, alias=alias))
+            self.client.call(self._stub.DeleteAlias, pb.DeleteAliasRequest(name=self._base, alias=alias))
         )
 
     def update(
@@ -81,17 +84,17 @@ class Policy:
             request.criterion.CopyFrom(
                 pb.Criterion(key=criterion.removeprefix("-"), minimize=criterion.startswith("-"))
             )
-        return PolicyInfo.of(self._client.call(self._stub.UpdatePolicy, request))
+        return PolicyInfo.of(self.client.call(self._stub.UpdatePolicy, request))
 
     def delete_version(self, version: int) -> PolicyInfo:
         """Forget a version, which nothing points to and nobody follows."""
         request = pb.DeleteVersionRequest(name=self._base, version=version)
-        return PolicyInfo.of(self._client.call(self._stub.DeleteVersion, request))
+        return PolicyInfo.of(self.client.call(self._stub.DeleteVersion, request))
 
     def delete(self) -> int:
         """Forget the policy with all its versions; gives the bytes that were freed."""
         request = pb.DeletePolicyRequest(name=self._base)
-        return int(self._client.call(self._stub.DeletePolicy, request).bytes_freed)
+        return int(self.client.call(self._stub.DeletePolicy, request).bytes_freed)
 
     # -- acting
 
@@ -124,7 +127,7 @@ class Policy:
         """
         from auxilium_rl.client.fast_policy import FastPolicy
 
-        return FastPolicy(self._client, self.name, self._encoded(), spin=spin)
+        return FastPolicy(self.client, self.name, self._encoded(), spin=spin)
 
     def episode(self, *, deterministic: bool = True) -> PolicyEpisode:
         """Acts through one episode, for policies that remember and those that do not."""
@@ -146,7 +149,7 @@ class Policy:
         except (TypeError, ValueError) as wrong:
             raise ActError(f"{wrong}; the policy's observations are {encoding.observation}") from wrong
         request.policy = self.name
-        answer = self._client.call(self._stub.Act, request)
+        answer = self.client.call(self._stub.Act, request)
         return encoding.actions(answer.actions, len(observations)), list(answer.states)
 
     def _encoded(self) -> PolicyEncoding:
@@ -189,12 +192,12 @@ class Policy:
             seed=seed,
             max_steps=max_steps,
         )
-        with translated(self._client.address):
+        with translated(self.client.address):
             for event in self._stub.Evaluate(request):
                 if event.HasField("evaluation"):
                     return Evaluation.of(event.evaluation)
                 on_episode(Episode.of(event.episode))
-        raise ServerUnavailable(f"the server at {self._client.address} ended before the evaluation did")
+        raise ServerUnavailable(f"the server at {self.client.address} ended before the evaluation did")
 
     # -- taking it away
 
@@ -208,7 +211,7 @@ class Policy:
                 policy=f"{now.name}@{now.version}", file=file, offset=before, sha256=sha256
             )
             try:
-                with translated(self._client.address):
+                with translated(self.client.address):
                     for chunk in self._stub.DownloadPolicy(request):
                         data += chunk.data
                         sha256, size = chunk.sha256, chunk.size
@@ -235,7 +238,7 @@ class Policy:
         """The version that the name means now, and whenever it means another one: the newest, never a backlog."""
         call = self._stub.WatchPolicy(pb.WatchPolicyRequest(policy=self.name))
         try:
-            with translated(self._client.address):
+            with translated(self.client.address):
                 for update in call:
                     yield PolicyVersion.of(update.version)
         finally:
@@ -249,7 +252,7 @@ class Policy:
         """
         from auxilium_rl.client.local_policy import LocalPolicy
 
-        return LocalPolicy(self._client, self.name, timeout)
+        return LocalPolicy(self.client, self.name, timeout)
 
 
 class PolicyEpisode:

@@ -1,0 +1,64 @@
+"""A policy's version as files that others read without us."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from auxilium_rl.client.errors import ClientError
+from auxilium_rl.client.policy import Policy
+from auxilium_rl.inference.loading import checked_policy
+from auxilium_rl.inference.refused import Unfit
+
+__all__ = ["FORMATS", "export"]
+
+FORMATS = ("onnx", "sb3", "safetensors")
+
+
+def export(policy: Policy, form: str, out: str | Path) -> list[str]:
+    """Write a version to ``out``; gives lines of a report.
+
+    Whatever the format, the version must do what Stable-Baselines3's ``predict`` did when it was saved, on the samples
+    that were saved with it.
+
+    Args:
+        form: ``onnx`` (the graph, and its description beside it as ``.json``), ``sb3`` (Stable-Baselines3's own zip) or
+            ``safetensors`` (the graph's weights, the description in the metadata).
+
+    Raises:
+        ClientError: it does not act as it was trained to; nothing was written.
+        NotFound.
+    """
+    if form not in FORMATS:
+        raise ClientError(f"format: '{form}' given; {', '.join(FORMATS)} are accepted")
+    target = Path(out)
+    version = policy.version()
+    pinned = Policy(policy.client, f"{version.name}@{version.version}")
+    files = {name: pinned.read(name) for name in ("policy.onnx", "policy.json", "parity.npz") if name in version.files}
+    try:
+        checked_policy(files.__getitem__, files, pinned.name, 4096)
+    except Unfit as unfit:
+        raise ClientError(str(unfit)) from unfit
+    report = [f"{pinned.name}: does what Stable-Baselines3's predict did on every saved sample"]
+    if form == "sb3":
+        pinned.download(target, "model.zip")
+    elif form == "onnx":
+        pinned.download(target)
+        description = target.with_suffix(".json")
+        description.write_bytes(files["policy.json"])
+        report.append(f"wrote {description}")
+    else:
+        report.append(f"{_write_tensors(files['policy.onnx'], files['policy.json'], target)} tensors")
+    return [*report, f"wrote {target}"]
+
+
+def _write_tensors(graph: bytes, description: bytes, target: Path) -> int:
+    import onnx
+    from safetensors.numpy import save_file
+
+    tensors = {
+        tensor.name: onnx.numpy_helper.to_array(tensor).copy()
+        for tensor in onnx.load_from_string(graph).graph.initializer
+    }
+    save_file(tensors, target, metadata={"policy": json.dumps(json.loads(description))})
+    return len(tensors)
