@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
 import tempfile
 import threading
 import time
@@ -26,6 +29,7 @@ from auxilium_rl.infra.sql.policies import SqlPolicyRegistry
 from bench.measure import Figure, interleaved, percentile
 from bench.peers import peer
 from bench.processes import server
+from generated import policy_trainer_pb2 as frozen
 from generated.auxilium.v1 import policies_pb2 as pb
 
 OBSERVATION = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
@@ -44,7 +48,7 @@ class Served:
 
 def figures() -> list[Figure]:
     with _served() as served:
-        return [
+        found = [
             *_streams(served),
             _batch(served),
             *_fast_lane(served),
@@ -52,11 +56,16 @@ def figures() -> list[Figure]:
             _tail(served),
             *_watchers(served),
         ]
+    return [*found, _workers()]
 
 
 @contextmanager
-def _served() -> Iterator[Served]:
-    with tempfile.TemporaryDirectory() as folder, server(DATA_DIR=folder) as (address, _), Client(address) as client:
+def _served(**env: object) -> Iterator[Served]:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        server(DATA_DIR=folder, **env) as (address, _),
+        Client(address) as client,
+    ):
         run = client.train(
             "ppo",
             env="gym:CartPole-v1",
@@ -239,3 +248,28 @@ def _watchers(served: Served, rounds: int = 40) -> list[Figure]:
         Figure("bytes of the CartPole actor, with its description", [full / 1000], 20, False, "kB"),
         Figure("bytes of the difference to another version ÷ those of the whole", [delta / full], 1.0, False),
     ]
+
+
+def _workers() -> Figure:
+    """Calls a second with two processes that act, against one; the load comes from a program in C."""
+    if shutil.which("h2load") is None:
+        raise SystemExit("h2load is needed: it is in Debian's package nghttp2-client")
+    with _served(ACT_WORKERS=2) as two, _served() as one:
+        ratios = interleaved(lambda: _calls_a_second(two), lambda: _calls_a_second(one))
+    return Figure("ACT_WORKERS=2 ÷ 1, calls/s from h2load", ratios, 1.5, True)
+
+
+def _calls_a_second(served: Served, calls: int = 12_000) -> float:
+    request = frozen.ActRequest(run_id="cart", observation=OBSERVATION.tolist()).SerializeToString()
+    with tempfile.NamedTemporaryFile() as body:
+        body.write(b"\0" + len(request).to_bytes(4, "big") + request)
+        body.flush()
+        url = f"http://{served.client.address}/policy_trainer.PolicyTrainerService/Act"
+        load = ["h2load", "-n", str(calls), "-c", "16", "-m", "4", "-d", body.name]
+        headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+        done = subprocess.run([*load, *headers, url], capture_output=True, text=True, check=True)
+    if f"{calls} succeeded" not in done.stdout:
+        raise SystemExit(done.stdout)
+    found = re.search(r"([\d.]+) req/s", done.stdout)
+    assert found is not None
+    return float(found.group(1))

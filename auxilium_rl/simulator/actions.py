@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 
 import grpc
 
-from auxilium_rl.simulator.device_values import from_message, to_message
 from auxilium_rl.wire.call_pool import CallPool
 from auxilium_rl.wire.frames import MAX_FRAME
+from auxilium_rl.wire.plain_values import from_message, to_message
 from generated.auxilium.v1 import device_pb2 as pb
 from generated.auxilium.v1 import device_pb2_grpc
 
