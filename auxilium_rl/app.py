@@ -112,7 +112,8 @@ class Application:
         )
         self._build_policies(store, registry)
         lineage = Lineage(self.orchestrator, self._run_deleted)
-        self._housekeeping = Housekeeping(registry, store, lineage, _retention(settings))
+        versions = SqlPolicyRegistry(self._engine), self._policy_store
+        self._housekeeping = Housekeeping(registry, store, lineage, _retention(settings), versions)
         self.orchestrator.on_run_ended = self._run_ended
         self._health = HealthMonitor(
             SERVICES,

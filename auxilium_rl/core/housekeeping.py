@@ -12,7 +12,7 @@ import structlog
 from auxilium_rl.core.dto import Run
 from auxilium_rl.core.errors import AuxiliumError, FieldViolation, InvalidRequest, RunInUse, RunNotFound
 from auxilium_rl.core.lineage import Lineage
-from auxilium_rl.core.ports import ModelStore, RunRegistry
+from auxilium_rl.core.ports import ModelStore, PolicyRegistry, PolicyStore, RunRegistry
 from auxilium_rl.core.states import TERMINAL, RunState
 
 __all__ = ["Garbage", "Housekeeping", "Retention"]
@@ -51,7 +51,7 @@ class Garbage:
     """Something that was removed, or would be.
 
     Attributes:
-        kind: ``run``, ``checkpoint`` (files that no row names) or ``files`` (of a run that is not known).
+        kind: ``run``, ``checkpoint`` or ``version`` (files that no row names), ``files`` (of a run that is not known).
         bytes: of its files.
     """
 
@@ -67,6 +67,7 @@ class Housekeeping:
 
     Args:
         retention: of what is collected by itself.
+        policies: where versions are recorded, and where their files lie; None: they are not looked at.
     """
 
     def __init__(
@@ -75,11 +76,13 @@ class Housekeeping:
         store: ModelStore,
         lineage: Lineage,
         retention: Retention = Retention(),
+        policies: tuple[PolicyRegistry, PolicyStore] | None = None,
         interval: float = 3600.0,
         clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
         self._registry, self._store, self._lineage = registry, store, lineage
         self._retention, self._interval, self._clock = retention, interval, clock
+        self._policies = policies
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="housekeeping", daemon=True)
 
@@ -104,7 +107,11 @@ class Housekeeping:
             InvalidRequest, StoreUnavailable.
         """
         retention.check()
-        return [*self._runs(retention, dry_run), *self._strays(dry_run, unknown_runs)]
+        return [
+            *self._runs(retention, dry_run),
+            *self._strays(dry_run, unknown_runs),
+            *(self._versions(dry_run) if unknown_runs else ()),
+        ]
 
     def _loop(self) -> None:
         while True:
@@ -175,6 +182,16 @@ class Housekeeping:
                 if not dry_run:
                     self._store.remove_stray(path)
                 yield Garbage(kind, run_id, path, size, why)
+
+    def _versions(self, dry_run: bool) -> Iterator[Garbage]:
+        """Files of versions that were never recorded, or by another database: only a person may say that they go."""
+        if self._policies is None:
+            return
+        registry, store = self._policies
+        for path, size in store.strays(registry.paths(), _YOUNG):
+            if not dry_run:
+                store.remove(path)
+            yield Garbage("version", "", path, size, "it was never recorded")
 
 
 def _score(run: Run) -> float | None:

@@ -293,6 +293,9 @@ class PolicyRegistry(Protocol):
     def list(self, *, page_size: int = 50, page_token: str = "", tags: Mapping[str, str] | None = None) -> PolicyPage:
         """By name; those that have all ``tags``. Without evaluations."""
 
+    def paths(self) -> Collection[str]:
+        """The folder of every version."""
+
     def publish(self, new: NewVersion, epoch: int | None = None) -> PolicyVersion | None:
         """Make a version, and ``latest`` point to it: number 0 for the weights of a new policy before their first
         update, else the next one from 1. What was published of a run's checkpoint before stays as it was then.
@@ -342,6 +345,9 @@ class PolicyStore(Protocol):
 
     def remove(self, path: str) -> int:
         """Remove a folder that ``put`` made; gives the bytes that were freed."""
+
+    def strays(self, recorded: Collection[str], age: float) -> Sequence[tuple[str, int]]:
+        """Path and bytes of every folder that is not ``recorded`` and older than ``age`` seconds."""
 
 
 class Evaluator(Protocol):

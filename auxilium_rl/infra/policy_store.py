@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from uuid import uuid4
 
@@ -62,13 +63,14 @@ class PolicyStore:
         self._place.remove(path)
         return before - self._place.size(path)
 
-    def strays(self, recorded: frozenset[str], older_than: float) -> list[tuple[str, int]]:
-        """Path and bytes of every folder that is not ``recorded`` and unchanged since ``older_than`` (unix time)."""
+    def strays(self, recorded: Collection[str], age: float) -> list[tuple[str, int]]:
+        """See ``core.ports.PolicyStore``."""
         folders = (
             f"{self.root}/{policy}/{folder}"
             for policy in self._place.names(self.root)
             if not policy.startswith(".")
             for folder in self._place.names(f"{self.root}/{policy}")
         )
-        found = [path for path in folders if path not in recorded and self._place.newest_change(path) < older_than]
+        old = time.time() - age
+        found = [path for path in folders if path not in recorded and self._place.newest_change(path) < old]
         return [(path, self._place.size(path)) for path in found]

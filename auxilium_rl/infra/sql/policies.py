@@ -73,6 +73,11 @@ class SqlPolicyRegistry:
             found = tuple(self._get(connection, name, evaluations=False) for name in names[:page_size])
         return PolicyPage(found, names[page_size - 1] if len(names) > page_size else "")
 
+    def paths(self) -> Collection[str]:
+        """See ``PolicyRegistry``."""
+        with reading(self._engine) as connection:
+            return set(connection.execute(select(policy_versions.c.path)).scalars())
+
     # -- versions
 
     def publish(self, new: NewVersion, epoch: int | None = None) -> PolicyVersion | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -17,9 +18,12 @@ from auxilium_rl.core.housekeeping import Housekeeping, Retention
 from auxilium_rl.core.lineage import Lineage
 from auxilium_rl.core.states import RunState
 from auxilium_rl.infra.model_store import ModelStore
+from auxilium_rl.infra.policy_store import PolicyStore
 from auxilium_rl.infra.sql.database import migrate, open_database
+from auxilium_rl.infra.sql.policies import SqlPolicyRegistry
 from auxilium_rl.infra.sql.registry import SqlRunRegistry
 from tests.contract.conftest import SPEC
+from tests.contract.test_policy_registry import NEW
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 SCORES = {"a0": 5.0, "a1": 9.0, "a2": None, "a3": 7.0, "b0": 1.0}
@@ -90,3 +94,25 @@ def test_wrong_numbers(house: House) -> None:
         house.keeping.collect(Retention(older_than=-1, keep_best=-2))
     with pytest.raises(InvalidRequest, match="older_than_seconds: nan given"):
         house.keeping.collect(Retention(older_than=float("nan")))
+
+
+def test_versions_that_were_never_recorded(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path / 'house.db'}")
+    migrate(engine)
+    runs, versions = SqlRunRegistry(engine), SqlPolicyRegistry(engine)
+    models, policies = ModelStore(tmp_path / "m", tmp_path / "c"), PolicyStore(tmp_path / "p")
+    stored = [policies.put("cart", {"policy.onnx": b"x" * n}, {}) for n in (10, 20, 30)]
+    versions.publish(replace(NEW, path=stored[0].path))
+    for made in stored[:2]:
+        for path in (Path(made.path), *Path(made.path).iterdir()):
+            os.utime(path, (1, 1))
+    orchestrator = cast(Any, SimpleNamespace(registry=runs, model_store=models))
+    keeping = Housekeeping(runs, models, Lineage(orchestrator), policies=(versions, policies))
+    for dry_run in (True, False):
+        (found,) = keeping.collect(Retention(), dry_run=dry_run)
+        assert (found.kind, found.path) == ("version", stored[1].path)
+        assert found.bytes > 20
+        assert Path(stored[1].path).exists() is dry_run
+    assert keeping.collect(Retention()) == []  # the third one is young, and may be somebody's who publishes
+    assert Path(stored[2].path).exists()
+    engine.dispose()
