@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from auxilium_rl.cli.common import DEFAULT_ADDRESS, EXIT, Address, JsonOutput, as_json, connected, fail
+from auxilium_rl.cli.common import DEFAULT_ADDRESS, EXIT, Address, JsonOutput, as_json, connected, fail, pair
 from auxilium_rl.cli.policy import act
 
 __all__ = ["app"]
@@ -184,6 +186,47 @@ def export(
     with connected(address) as client:
         for line in exported(client.policy(name), form, out):
             typer.echo(line)
+
+
+@app.command("import")
+def import_model(
+    file: Annotated[Path, typer.Argument(help="A zip that Stable-Baselines3 or sb3-contrib saved.")],
+    name: Annotated[str, typer.Option(help="Of the policy that it becomes a version of.")],
+    algorithm: Annotated[str, typer.Option(help="That it was trained with; see `auxilium algorithms`.")],
+    env: Annotated[str, typer.Option(help="With the spaces it was trained on: gym:<id>, grpc://host:port.")],
+    policy: Annotated[str, typer.Option(help="MlpPolicy, CnnPolicy, MultiInputPolicy; none: as the spaces need.")] = "",
+    frame_stack: Annotated[int, typer.Option(help="How many observations it saw at once.")] = 0,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", help="Hyperparameter, as key=value; policy_kwargs is one.")
+    ] = None,
+) -> None:
+    """Make a version of a model that was trained elsewhere. For the operator: run it where the server's data is.
+
+    Nothing of the file is unpickled: its tensors are read, everything else is what the options declare.
+    """
+    if not file.is_file():
+        fail(f"{file}: there is no such file", EXIT.USAGE)
+    job = {
+        "file": str(file.absolute()),
+        "name": name,
+        "algorithm": algorithm,
+        "env": env,
+        "policy": policy,
+        "frame_stack": frame_stack,
+        "hyperparameters": dict(pair(text) for text in parameter or ()),
+    }
+    # A process of its own: this command does not load torch, nor does the server.
+    done = subprocess.run(
+        [sys.executable, "-m", "auxilium_rl.infra.importing"],
+        input=json.dumps(job),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    told = json.loads(done.stdout or "{}")
+    if "made" not in told:
+        fail(told.get("refused", "the import failed"), EXIT.USAGE if done.returncode == 2 else EXIT.FAILED)
+    typer.echo(f"{told['made']}: {told['timesteps']:,} timesteps, does what Stable-Baselines3's predict does")
 
 
 @app.command()

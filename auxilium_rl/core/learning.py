@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import structlog
@@ -15,7 +13,6 @@ from stable_baselines3.common.logger import Logger
 from auxilium_rl.core.artifact import PolicyArtifact
 from auxilium_rl.core.board import Board
 from auxilium_rl.core.checkpointing import Checkpointer
-from auxilium_rl.core.compatibility import effective_algorithm, effective_policy
 from auxilium_rl.core.control import Control, EndedEarly
 from auxilium_rl.core.dto import Run
 from auxilium_rl.core.endurance import Endurance
@@ -24,16 +21,15 @@ from auxilium_rl.core.errors import InvalidRequest, LanesLost, LeaseLost
 from auxilium_rl.core.hyperparameters import check_together
 from auxilium_rl.core.lanes import LanePort
 from auxilium_rl.core.learner_state import put_back_moment
+from auxilium_rl.core.model_building import artifact_of, build_model
 from auxilium_rl.core.policies import PolicyVersion
 from auxilium_rl.core.ports import MetricStore, ModelStore, RunRegistry
 from auxilium_rl.core.publishing import Publisher
 from auxilium_rl.core.resuming import Resumption
 from auxilium_rl.core.run_callback import ProgressReporter, RunCallback
-from auxilium_rl.core.sb3_arguments import algorithm_class, sb3_arguments
 from auxilium_rl.core.states import RunState
 from auxilium_rl.core.training_evaluation import TrainingEvaluation, metrics_of
 from auxilium_rl.core.transplant import pending_timesteps, transplanted
-from auxilium_rl.core.wrappers import build_env
 
 __all__ = ["Learner", "Outcome"]
 
@@ -224,21 +220,11 @@ class Learner:
         check_together(self._spec.algorithm, self._spec.hyperparameters, self._lanes.lanes)
 
     def _build_model(self) -> BaseAlgorithm:
-        spec = self._spec
-        self.algorithm = effective_algorithm(spec, self._lanes)
-        policy = effective_policy(spec, self._lanes.observation_space)
-        env = build_env(spec, self._lanes)
-        make: Callable[..., BaseAlgorithm] = algorithm_class(self.algorithm)
-        action_dim = int(np.prod(self._lanes.action_space.shape or ()))
-        arguments: dict[str, Any] = sb3_arguments(self.algorithm, spec.hyperparameters, action_dim)
-        return make(policy, env, seed=spec.seed, device="cpu", **arguments)
+        model, self.algorithm = build_model(self._spec, self._lanes)
+        return model
 
     def _artifact(self, model: BaseAlgorithm) -> PolicyArtifact:
-        spec = self._spec
-        kept = spec.to_json()
-        rebuild = {name: kept[name] for name in ("hyperparameters", "normalize", "frame_stack")}
-        rebuild["policy"] = effective_policy(spec, self._lanes.observation_space)
-        return PolicyArtifact(model, self.algorithm, self._lanes, rebuild)
+        return artifact_of(model, self.algorithm, self._spec, self._lanes)
 
     def _begin(self) -> None:
         """After the first step: the initial weights are saved, then the run says that it runs."""

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from auxilium_rl.simulator import serve_env
 from tests.e2e.harness import ROOT, Server, until
 
 
-def auxilium(server: Server | None, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "AUXILIUM_ADDRESS": server.address if server else "127.0.0.1:1"}
+def auxilium(
+    server: Server | None, *arguments: str, stdin: str = "", env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "AUXILIUM_ADDRESS": server.address if server else "127.0.0.1:1", **(env or {})}
     return subprocess.run(
         [sys.executable, "-m", "auxilium_rl", *arguments],
         cwd=ROOT,

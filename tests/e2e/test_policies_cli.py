@@ -88,3 +88,30 @@ def test_refusals(server: Server, cart: str, tmp_path: Path) -> None:
         done = auxilium(server, "policies", *arguments)
         assert done.returncode == code, (arguments, done.stdout, done.stderr)
         assert why in done.stderr, (arguments, done.stderr)
+
+
+def test_import(server: Server, tmp_path: Path) -> None:
+    import gymnasium
+
+    foreign = PPO("MlpPolicy", gymnasium.make("CartPole-v1"), n_steps=64, policy_kwargs={"net_arch": [16]}, seed=0)
+    foreign.learn(64)
+    foreign.save(tmp_path / "foreign")
+    operator = {"DATA_DIR": str(server.data)}
+    common = ("policies", "import", str(tmp_path / "foreign.zip"), "--name", "foreign", "--env", "gym:CartPole-v1")
+    kwargs = ("-p", 'policy_kwargs={"net_arch": [16]}')
+    made = auxilium(server, *common, "--algorithm", "ppo", *kwargs, env=operator)
+    assert made.stdout.startswith("foreign@1: 64 timesteps"), made.stderr
+    assert auxilium(server, *common, "--algorithm", "ppo", *kwargs, env=operator).stdout.startswith("foreign@1")
+    rows = np.random.default_rng(0).uniform(-1, 1, (100, 4)).astype(np.float32)
+    expected, _ = foreign.predict(rows, deterministic=True)
+    assert server.client.policy("foreign").act_many(rows) == expected.tolist()
+    assert server.client.policy("foreign").evaluate(2, env="gym:CartPole-v1", seed=0).mean_return > 0
+    (tmp_path / "no.zip").write_bytes(b"nothing")
+    for arguments, why in (
+        ((*common, "--algorithm", "ppo"), "its tensors are not those of ppo with these hyperparameters"),
+        ((*common[:2], str(tmp_path / "no.zip"), *common[3:], "--algorithm", "ppo"), "no zip that"),
+        ((*common[:2], str(tmp_path / "gone.zip"), *common[3:], "--algorithm", "ppo"), "there is no such file"),
+    ):
+        done = auxilium(server, *arguments, env=operator)
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert why in done.stderr, (arguments, done.stderr)
