@@ -18,7 +18,14 @@ BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 STAMP = VENV / ".installed"
 OLDEST = (3, 10)
-FAULTS = ("tests/faults", "tests/contract/test_lifecycle.py", "tests/e2e/test_object_store.py")
+FAULTS = (
+    "tests/faults",
+    "tests/contract/test_lifecycle.py",
+    "tests/e2e/test_object_store.py",
+    "tests/e2e/test_policies.py",
+    "tests/e2e/test_training_evaluation.py",
+    "tests/unit/core/test_actor_graph.py",
+)
 
 
 def setup() -> None:

@@ -111,7 +111,7 @@ class OnnxPolicy:
     def act_rows(self, request: ActRequest) -> tuple[bytes, Acted]:
         """Actions for observations as the simulator sends them. See ``ActionModel``."""
         codec = self._codec
-        if request.count <= 1 and request.wish is MODE and codec.plain and not (request.masks or request.states):
+        if 0 <= request.count <= 1 and request.wish is MODE and codec.plain and not (request.masks or request.states):
             slab = self._one(request, codec)
             if slab:
                 return slab, _NOTHING_ELSE

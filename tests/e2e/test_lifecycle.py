@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from auxilium_rl.client import ClientError, InvalidArgument, NotFound
+from auxilium_rl.infra.sql.database import HEAD
 from generated.auxilium.v1 import runs_pb2 as pb
 from tests.e2e.harness import Server, processes_below, running, until, worker_of
 from tests.e2e.test_cli import auxilium
@@ -324,7 +325,7 @@ def test_the_doctor(server: Server, tmp_path: Path) -> None:
     well = doctor()
     assert well.returncode in {0, 5}, well.stdout  # 5: this disk is slow or nearly full
     assert f"{server.address} is SERVING" in well.stdout
-    assert "schema 0003" in well.stdout
+    assert f"schema {HEAD}" in well.stdout
     (tmp_path / "file").write_text("in the way")
     ill = doctor(DATA_DIR=str(tmp_path / "file" / "data"), AUXILIUM_ADDRESS="127.0.0.1:1")
     assert ill.returncode == 1

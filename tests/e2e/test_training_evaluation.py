@@ -68,6 +68,7 @@ def test_stop_does_not_wait_for_it(server: Server) -> None:
     assert run.wait(timeout=30).state == "STOPPED"
 
 
+@pytest.mark.long
 def test_a_simulator_that_fails_there_fails_the_evaluation_only(tmp_path: Path) -> None:
     with running(tmp_path / "data", sim_connect_timeout=0.5) as server, simulator("e") as (served, address):
         plan: dict[str, Any] = {"eval_freq": 128, "eval_episodes": 1, "eval_env": f"grpc://{address}"}

@@ -7,7 +7,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, inspect, text, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Table,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    literal,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
@@ -111,8 +123,11 @@ def put_row(engine: Engine, table: Table, key: Mapping[str, Any], values: Mappin
 
 def _put_row(engine: Engine, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     with writing(engine) as connection:
-        if not connection.execute(update(table).filter_by(**key).values(**values)).rowcount:
+        # Looked for without a lock: on a row that is not there, locks of two who insert it block each other on MariaDB.
+        if connection.execute(select(literal(1)).select_from(table).filter_by(**key)).first() is None:
             connection.execute(insert(table).values(**key, **values))
+        else:
+            connection.execute(update(table).filter_by(**key).values(**values))
 
 
 @contextmanager
