@@ -105,7 +105,8 @@ class Settings(BaseSettings):
     retention_keep_last: int = Field(0, ge=0, description="Newest ended runs of an experiment that stay all the same.")
     retention_keep_best: int = Field(0, ge=0, description="Best ended runs of an experiment that stay all the same.")
     policies_dir: str | None = Field(
-        None, description="Folder or URL (s3://bucket/folder) of policies' versions. Default: DATA_DIR/policies."
+        None,
+        description="Folder or URL of policies' versions. Default: DATA_DIR/policies, or beside a URL's checkpoints.",
     )
     act_workers: int = Field(1, ge=1, le=256, description="Processes that act; above 1 they share the port.")
     act_cache_mb: int = Field(512, ge=1, description="Graphs of loaded policies that are kept for acting, in MiB.")
@@ -192,6 +193,10 @@ class Settings(BaseSettings):
     @property
     def policies_place(self) -> str:
         """Absolute folder of policies' versions, or a URL."""
+        checkpoints = self.checkpoint_dir or ""
+        bucket, _, folder = checkpoints.partition("://")[2].rstrip("/").partition("/")
+        if self.policies_dir is None and bucket and folder:  # where checkpoints are everybody's, policies are too
+            return f"{checkpoints.rstrip('/')}-policies"
         if self.policies_dir and "://" in self.policies_dir:
             return self.policies_dir
         return str(Path(self.policies_dir or self.data_dir / "policies").absolute())

@@ -23,6 +23,8 @@ __all__ = ["ModelStore"]
 
 _PARTS = "parts"
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_OWN_RUN_ID = re.compile(r"[0-9a-f]{32}")
+"""As the server makes them."""
 
 
 class ModelStore:
@@ -113,7 +115,8 @@ class ModelStore:
 
     def run_ids(self) -> list[str]:
         """See ``core.ports.ModelStore``."""
-        return [name for name in self._place.names(self._place.root) if _RUN_ID.fullmatch(name)]
+        # Other things may lie there too, such as the logs of an embedding program.
+        return [name for name in self._place.names(self._place.root) if _OWN_RUN_ID.fullmatch(name)]
 
     def size_of_run(self, run_id: str) -> int:
         """See ``core.ports.ModelStore``."""

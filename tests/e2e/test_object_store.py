@@ -21,6 +21,7 @@ from tests.faults.test_resume import ended, start
 from tests.faults.test_stores import waiting
 from tests.unit.infra.test_model_store import write
 
+RUN = "0123456789abcdef" * 2
 KEYS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "hush-hush",
@@ -92,7 +93,13 @@ def test_train_resume_act_export_delete(port: int, tmp_path: Path) -> None:
         assert server.act(run.run_id, [0, 0, 0, 0]).success
         assert server.act("taken/home", [0, 0, 0, 0]).success
         assert Path(status.exported_path).read_bytes() == weights(port, status)
+        named = server.client.policy(run.run_id)  # its versions lie there too
+        assert files(port).exists(f"models/whole-policies/{run.run_id}")
+        assert [version.version for version in named.info().versions] == [0, 1]
+        assert policy(named.read("model.zip")) == policy(weights(port, status))
+        assert server.act(f"{run.run_id}@1", [0, 0, 0, 0]).success
         assert run.delete() > 0
+        assert not files(port).exists(f"models/whole-policies/{run.run_id}")
         assert not files(port).exists(f"models/whole/{run.run_id}")
         unknown = f"models/whole/{'0' * 32}/000000000001-periodic-00000000/model.zip"
         files(port).pipe_file(unknown, b"x")
@@ -130,22 +137,22 @@ def test_the_store_itself(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyP
         if name.startswith("AWS"):
             monkeypatch.setenv(name, value)
     store = ModelStore(tmp_path / "models", "s3://models/itself")
-    checkpoint = store.put("run", 64, "periodic", write)
+    checkpoint = store.put(RUN, 64, "periodic", write)
     assert store.read(checkpoint, "policy.json") == b"{}"
     files(port).pipe_file(f"{checkpoint.path}/policy.json", b"[]")
     with pytest.raises(ModelCorrupt, match="is not what was recorded"):
         store.read(checkpoint, "policy.json")
-    store.put_part("run", "one", b"1")
-    store.put_part("run", "two", b"2")
-    store.keep_parts("run", {"two"})
+    store.put_part(RUN, "one", b"1")
+    store.put_part(RUN, "two", b"2")
+    store.keep_parts(RUN, {"two"})
     with pytest.raises(ModelCorrupt, match="missing"):
-        store.read_part("run", "one", "")
-    assert store.run_ids() == ["run"]
-    assert store.strays("run", {checkpoint.path}, 0) == []
-    assert [path for path, _ in store.strays("run", set(), -10)] == [checkpoint.path]
+        store.read_part(RUN, "one", "")
+    assert store.run_ids() == [RUN]
+    assert store.strays(RUN, {checkpoint.path}, 0) == []
+    assert [path for path, _ in store.strays(RUN, set(), -10)] == [checkpoint.path]
     store.discard(checkpoint)
     store.discard(checkpoint)
-    assert store.remove_run("run") == 1
+    assert store.remove_run(RUN) == 1
     assert store.run_ids() == []
     store.probe()
     for wrong in ("s3://no-such-bucket/x", "nonsense://x"):

@@ -116,3 +116,23 @@ def test_versions_that_were_never_recorded(tmp_path: Path) -> None:
     assert keeping.collect(Retention()) == []  # the third one is young, and may be somebody's who publishes
     assert Path(stored[2].path).exists()
     engine.dispose()
+
+
+def test_what_is_no_run_is_nobodys_garbage(tmp_path: Path) -> None:
+    """An embedding program may keep its logs and policies in the folder of its checkpoints."""
+    engine = open_database(f"sqlite:///{tmp_path / 'house.db'}")
+    migrate(engine)
+    runs, models = SqlRunRegistry(engine), ModelStore(tmp_path / "m", tmp_path / "c")
+    for name in ("logs", "policies", "0123456789abcdef" * 2):
+        (tmp_path / "c" / name).mkdir()
+        (tmp_path / "c" / name / "file").write_bytes(b"x")
+        for path in (tmp_path / "c" / name, tmp_path / "c" / name / "file"):
+            os.utime(path, (1, 1))
+    orchestrator = cast(Any, SimpleNamespace(registry=runs, model_store=models))
+    (found,) = Housekeeping(runs, models, Lineage(orchestrator)).collect(Retention())
+    assert (found.kind, found.run_id) == ("files", "0123456789abcdef" * 2)
+    assert sorted(path.name for path in (tmp_path / "c").iterdir() if not path.name.startswith(".")) == [
+        "logs",
+        "policies",
+    ]
+    engine.dispose()
