@@ -39,7 +39,8 @@ def setup() -> None:
     if not PYTHON.exists():
         print(f"making {VENV}", flush=True)
         venv.create(VENV, with_pip=True)
-    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # Nothing is compiled that nobody imports.
+    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     torch = next(line for line in requirements if line.startswith("torch=="))
     print("installing the requirements; the first time takes some minutes", flush=True)
@@ -87,7 +88,8 @@ def beside(name: str, requirements: Path) -> None:
     place = ROOT / "build" / name
     if not place.exists():
         run([sys.executable, "-m", "venv", str(place)])
-        run([str(place / BIN.name / "pip"), "install", "--quiet", "--requirement", str(requirements)])
+        pip = str(place / BIN.name / "pip")
+        run([pip, "install", "--quiet", "--no-compile", "--requirement", str(requirements)])
 
 
 def bench() -> None:

@@ -413,14 +413,18 @@ def test_bad_evaluations(server: Server, cart: Run) -> None:
             policy.evaluate(**fields)
     with pytest.raises(NotFound):
         server.client.policy("cart@77").evaluate()
-    with pytest.raises(ClientError, match=r"127\.0\.0\.1:1"):
-        policy.evaluate(2, env="grpc://127.0.0.1:1", gym_ids=("a",))
     before = len(policy.version().evaluations)
     call = server.client.policies_stub.Evaluate(pb.EvaluateRequest(policy="cart@3", episodes=100_000))
     next(iter(call))
     call.cancel()  # whoever goes ends it, and nothing is kept
     until(lambda: not _evaluating(server), "the end of its process")
     assert len(policy.version().evaluations) == before
+
+
+@pytest.mark.long
+def test_an_evaluation_whose_simulator_is_not_there(server: Server, cart: Run) -> None:
+    with pytest.raises(ClientError, match=r"127\.0\.0\.1:1"):
+        server.client.policy("cart@3").evaluate(2, env="grpc://127.0.0.1:1", gym_ids=("a",))
 
 
 def _evaluating(server: Server) -> bool:

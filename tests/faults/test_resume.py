@@ -183,7 +183,7 @@ def damage(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["model.zip", *(pytest.param(n, marks=pytest.mark.long) for n in ("learner.npz", "manifest.json"))]
+    "name", [pytest.param(name, marks=pytest.mark.long) for name in ("model.zip", "learner.npz", "manifest.json")]
 )
 def test_a_damaged_checkpoint_is_passed_over(name: str, tmp_path: Path) -> None:
     settings = {"checkpoint_freq": 500, "checkpoint_keep": 3}
