@@ -39,8 +39,7 @@ def setup() -> None:
     if not PYTHON.exists():
         print(f"making {VENV}", flush=True)
         venv.create(VENV, with_pip=True)
-    # Nothing is compiled that nobody imports.
-    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     torch = next(line for line in requirements if line.startswith("torch=="))
     print("installing the requirements; the first time takes some minutes", flush=True)
@@ -89,7 +88,7 @@ def beside(name: str, requirements: Path) -> None:
     if not place.exists():
         run([sys.executable, "-m", "venv", str(place)])
         pip = str(place / BIN.name / "pip")
-        run([pip, "install", "--quiet", "--no-compile", "--requirement", str(requirements)])
+        run([pip, "install", "--quiet", "--requirement", str(requirements)])
 
 
 def bench() -> None:
