@@ -8,10 +8,11 @@ with Client("127.0.0.1:50051") as client:
     run.act([0.0, 0.0, 0.0, 0.0])
 """
 
+from auxilium_rl.client.acting import PolicyEpisode
 from auxilium_rl.client.client import Client
 from auxilium_rl.client.episode import Episode
 from auxilium_rl.client.errors import ActError, ClientError, InvalidArgument, NotFound, RunFailed, ServerUnavailable
-from auxilium_rl.client.policy import Policy, PolicyEpisode
+from auxilium_rl.client.policy import Policy
 from auxilium_rl.client.policy_values import Evaluation, PolicyInfo, PolicyVersion
 from auxilium_rl.client.run import Run
 from auxilium_rl.client.values import (

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 
-from auxilium_rl.client.errors import ActError, ClientError, InvalidArgument, NotFound, ServerUnavailable
+from auxilium_rl.client.acting import Acting
+from auxilium_rl.client.errors import ClientError, InvalidArgument, NotFound, ServerUnavailable
 from auxilium_rl.client.policy_encoding import PolicyEncoding
 from auxilium_rl.wire.frames import connect_lane
 from generated.auxilium.v1 import policies_pb2 as pb
@@ -22,7 +22,7 @@ __all__ = ["FastPolicy"]
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
-class FastPolicy:
+class FastPolicy(Acting):
     """Acts as ``Policy`` does, in less time; a context manager. Any number of threads may call, one after another.
 
     Args:
@@ -55,31 +55,27 @@ class FastPolicy:
         """Hang up."""
         self._lane.close()
 
-    def act(self, observation: Any, *, action_mask: Any = None, deterministic: bool = True) -> Any:
-        """The action for one observation. Raises as ``Policy.act`` does."""
-        return self.act_many([observation], action_masks=action_mask, deterministic=deterministic)[0]
+    def _encoded(self) -> PolicyEncoding:
+        return self._encoding
 
-    def act_many(self, observations: Sequence[Any], *, action_masks: Any = None, deterministic: bool = True) -> Any:
-        """Actions ``(n, *shape)`` for many observations. Raises as ``Policy.act_many`` does."""
-        try:
-            request = self._encoding.request(observations, action_masks, deterministic, ())
-        except (TypeError, ValueError) as wrong:
-            raise ActError(f"{wrong}; the policy's observations are {self._encoding.observation}") from wrong
+    def _exchanged(self, request: pb.ActRequest) -> pb.ActResponse:
         request.policy = self._name
-        return self._encoding.actions(self.exchange(request).actions, len(observations))
+        return self.exchange(request)
 
     def exchange(self, request: pb.ActRequest) -> pb.ActResponse:
         """One message and its answer.
 
         Raises:
             InvalidArgument, NotFound, ClientError: the server says why it does not act.
-            ServerUnavailable: the connection is gone.
+            ServerUnavailable: the connection is gone, or no answer came in time; then it is given up, for a late answer
+                must not be taken for that of the next request.
         """
         with self._lock:
             try:
                 self._lane.send(request.SerializeToString())
                 data = self._lane.receive()
             except OSError as error:
+                self._lane.close()
                 raise ServerUnavailable(f"the fast lane of {self._address} is gone: {error}") from error
         if not data:
             raise ServerUnavailable(f"the server at {self._address} closed the fast lane")

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from auxilium_rl.client.acting import Acting
 from auxilium_rl.client.errors import ActError, ClientError
-from auxilium_rl.client.policy import PolicyEpisode
 from auxilium_rl.client.policy_encoding import PolicyEncoding
 from auxilium_rl.client.policy_values import PolicyVersion
-from auxilium_rl.inference.batches import ActRequest, FlatWish
+from auxilium_rl.inference.batches import MODE, ActRequest, FlatWish
 from auxilium_rl.inference.policy import OnnxPolicy
 from auxilium_rl.inference.refused import Refused
 from auxilium_rl.wire.payloads import InvalidPayload, unpack_payload
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["LocalPolicy"]
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_FINAL = {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT}
 
 
 class _Held:
@@ -38,7 +38,7 @@ class _Held:
         self.encoding, self.policy = PolicyEncoding(told), OnnxPolicy(graph, told)
 
 
-class LocalPolicy:
+class LocalPolicy(Acting):
     """Acts in this process with the newest version that has come; a context manager.
 
     A thread follows the server. While the server is away, or a version comes damaged, the one that is here goes on
@@ -56,13 +56,17 @@ class LocalPolicy:
         self._closed = threading.Event()
         self._call: Any = None
         self._fault: Exception | None = None
+        self._taken = 0
         self._thread = threading.Thread(target=self._follow, name="local-policy", daemon=True)
         self._thread.start()
         with self._changed:
-            self._changed.wait_for(lambda: self._held is not None or self._fault is not None, timeout)
+            self._changed.wait_for(lambda: self._held is not None or _is_final(self._fault), timeout)
+            fault = self._fault
         if self._held is None:
             self.close()
-            raise self._fault or TimeoutError(f"no version of {name} came within {timeout:g} s")
+            if fault is not None and _is_final(fault):
+                raise fault
+            raise TimeoutError(f"no version of {name} came within {timeout:g} s: {fault or 'nothing was heard'}")
 
     def __enter__(self) -> LocalPolicy:
         return self
@@ -82,66 +86,64 @@ class LocalPolicy:
     @property
     def version(self) -> PolicyVersion:
         """The version that acts now."""
+        return self._now.version
+
+    @property
+    def fault(self) -> Exception | None:
+        """Why nothing newer could be taken, the last time that was tried; None: it could."""
+        return self._fault
+
+    @property
+    def _now(self) -> _Held:
         assert self._held is not None
-        return self._held.version
+        return self._held
 
     def wait_for(self, version: int, timeout: float) -> bool:
         """Wait until a version, or a later one, is here; False when ``timeout`` seconds passed."""
         with self._changed:
             return self._changed.wait_for(lambda: self.version.version >= version, timeout)
 
-    def act(self, observation: Any, *, action_mask: Any = None, deterministic: bool = True) -> Any:
-        """The action for one observation, both as the environment has them. Raises ActError."""
-        return self._acted([observation], action_mask, deterministic, ())[0][0]
+    def _encoded(self) -> PolicyEncoding:
+        return self._now.encoding
 
-    def episode(self, *, deterministic: bool = True) -> PolicyEpisode:
-        """Acts through one episode, for policies that remember and those that do not."""
-
-        def ask(observation: Any, state: bytes, mask: Any) -> tuple[Any, bytes]:
-            held = self._held
-            assert held is not None
-            states = (state,) if held.encoding.remembers else ()
-            actions, after = self._acted([observation], mask, deterministic, states)
-            return actions[0], after[0] if after else b""
-
-        return PolicyEpisode(ask)
-
-    def act_many(self, observations: Sequence[Any], *, action_masks: Any = None, deterministic: bool = True) -> Any:
-        """Actions ``(n, *shape)`` for many observations. Raises ActError."""
-        return self._acted(observations, action_masks, deterministic, ())[0]
-
-    def _acted(
-        self, observations: Sequence[Any], masks: Any, deterministic: bool, states: Sequence[bytes]
-    ) -> tuple[Any, Sequence[bytes]]:
-        held = self._held
-        assert held is not None
+    def _exchanged(self, request: pb.ActRequest) -> pb.ActResponse:
+        deterministic = request.deterministic
+        asked = ActRequest(
+            "",
+            request.count,
+            request.observations.slabs,
+            request.action_masks,
+            request.states,
+            MODE if deterministic else FlatWish(deterministic=False),
+        )
         try:
-            message = held.encoding.request(observations, masks, deterministic, states)
-            wish = FlatWish(deterministic=deterministic)
-            request = ActRequest("", message.count, message.observations.slabs, message.action_masks, states, wish)
-            slab, acted = held.policy.act_rows(request)
-        except (TypeError, ValueError) as wrong:
-            why = wrong.description if isinstance(wrong, Refused) else str(wrong)
-            raise ActError(f"{why}; the policy's observations are {held.encoding.observation}") from wrong
-        return held.encoding.actions(pb.Rows(slabs=[slab]), len(observations)), list(acted.states)
+            slab, acted = self._now.policy.act_rows(asked)
+        except Refused as refused:
+            raise ActError(str(refused)) from refused
+        return pb.ActResponse(actions=pb.Rows(slabs=[slab]), states=acted.states)
 
     # -- following
 
     def _follow(self) -> None:
         pause = _FIRST_PAUSE
         while not self._closed.is_set():
+            taken = self._taken
             try:
                 self._stream()
-                pause = _FIRST_PAUSE
-            except InvalidPayload:
-                pass  # asked for whole at once
             except grpc.RpcError as error:
                 failed: grpc.Call = error
-                if failed.code() in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT} and not self._held:
-                    self._give_up(ClientError(str(failed.details()), failed.code()))
-                    return
-                self._closed.wait(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                self._note(ClientError(f"{failed.code().name}: {failed.details()}", failed.code()))
+            except Exception as error:  # noqa: BLE001 - a version that came damaged; the one that is here goes on
+                self._note(error)
+            if self._taken != taken:
+                pause = _FIRST_PAUSE
+            self._closed.wait(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _note(self, fault: Exception) -> None:
+        with self._changed:
+            self._fault = fault
+            self._changed.notify_all()
 
     def _stream(self) -> None:
         held = self._held
@@ -165,10 +167,11 @@ class LocalPolicy:
                 raise
         fresh = _Held(PolicyVersion.of(update.version), graph, update.description)
         with self._changed:
-            self._held = fresh
+            self._held, self._fault = fresh, None
+            self._taken += 1
             self._changed.notify_all()
 
-    def _give_up(self, error: Exception) -> None:
-        with self._changed:
-            self._fault = error
-            self._changed.notify_all()
+
+def _is_final(fault: Exception | None) -> bool:
+    """Whether trying again will not help one who has nothing yet."""
+    return isinstance(fault, ClientError) and fault.code in _FINAL

@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from auxilium_rl.client.errors import ActError, ClientError, ServerUnavailable, translated
+from auxilium_rl.client.acting import Acting
+from auxilium_rl.client.errors import ClientError, ServerUnavailable, translated
 from auxilium_rl.client.policy_values import Episode, Evaluation, PolicyInfo, PolicyVersion
 from auxilium_rl.client.start_request import other_environment
 from generated.auxilium.v1 import policies_pb2 as pb
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
     from auxilium_rl.client.local_policy import LocalPolicy
     from auxilium_rl.client.policy_encoding import PolicyEncoding
 
-__all__ = ["Policy", "PolicyEpisode"]
+__all__ = ["Policy"]
 
 
-class Policy:
+class Policy(Acting):
     """A policy on a server.
 
     Attributes:
@@ -98,24 +99,6 @@ class Policy:
 
     # -- acting
 
-    def act(self, observation: Any, *, action_mask: Any = None, deterministic: bool = True) -> Any:
-        """The action for one observation, both as the environment has them.
-
-        Args:
-            observation: an element of the observation space: a number, an array, or a map of these.
-            action_mask: the legal actions; None: all.
-            deterministic: False: drawn from the policy's distribution.
-
-        Raises:
-            ActError: this is no observation of the policy's space, or the policy remembers: use ``episode``.
-            InvalidArgument, NotFound.
-        """
-        return self._acted([observation], action_mask, deterministic, ())[0][0]
-
-    def act_many(self, observations: Sequence[Any], *, action_masks: Any = None, deterministic: bool = True) -> Any:
-        """Actions ``(n, *shape)`` for many observations, each an element of the space or a row of one array."""
-        return self._acted(observations, action_masks, deterministic, ())[0]
-
     def fast(self, *, spin: bool = False) -> FastPolicy:
         """The policy over the fast lane, for programs on the server's machine.
 
@@ -129,28 +112,9 @@ class Policy:
 
         return FastPolicy(self.client, self.name, self._encoded(), spin=spin)
 
-    def episode(self, *, deterministic: bool = True) -> PolicyEpisode:
-        """Acts through one episode, for policies that remember and those that do not."""
-        return PolicyEpisode(
-            lambda observation, state, mask: self._remembering(observation, state, mask, deterministic)
-        )
-
-    def _remembering(self, observation: Any, state: bytes, mask: Any, deterministic: bool) -> tuple[Any, bytes]:
-        states = (state,) if self._encoded().remembers else ()
-        actions, after = self._acted([observation], mask, deterministic, states)
-        return actions[0], after[0] if after else b""
-
-    def _acted(
-        self, observations: Sequence[Any], masks: Any, deterministic: bool, states: Sequence[bytes]
-    ) -> tuple[Any, Sequence[bytes]]:
-        encoding = self._encoded()
-        try:
-            request = encoding.request(observations, masks, deterministic, states)
-        except (TypeError, ValueError) as wrong:
-            raise ActError(f"{wrong}; the policy's observations are {encoding.observation}") from wrong
+    def _exchanged(self, request: pb.ActRequest) -> pb.ActResponse:
         request.policy = self.name
-        answer = self.client.call(self._stub.Act, request)
-        return encoding.actions(answer.actions, len(observations)), list(answer.states)
+        return self.client.call(self._stub.Act, request)  # type: ignore[no-any-return]
 
     def _encoded(self) -> PolicyEncoding:
         if self._encoding is None:
@@ -253,19 +217,3 @@ class Policy:
         from auxilium_rl.client.local_policy import LocalPolicy
 
         return LocalPolicy(self.client, self.name, timeout)
-
-
-class PolicyEpisode:
-    """One episode of acting. Make a new one, or call ``begin``, when the environment is reset."""
-
-    def __init__(self, ask: Callable[[Any, bytes, Any], tuple[Any, bytes]]) -> None:
-        self._ask, self._state = ask, b""
-
-    def begin(self) -> None:
-        """Forget: another episode begins."""
-        self._state = b""
-
-    def act(self, observation: Any, *, action_mask: Any = None) -> Any:
-        """The action for the next observation. Raises as ``Policy.act`` does."""
-        action, self._state = self._ask(observation, self._state, action_mask)
-        return action

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from auxilium_rl.core.dto import Checkpoint, Run
+from auxilium_rl.core.dto import Checkpoint, Run, is_run_id
 from auxilium_rl.core.errors import InvalidRequest, ModelNotReady, PolicyNotFound, RunNotFound, StoreUnavailable
 from auxilium_rl.core.model_cache import ModelCache
 from auxilium_rl.core.policies import PolicyVersion, split_name
@@ -21,7 +20,6 @@ from auxilium_rl.inference.refused import Refused, Unfit
 
 __all__ = ["ActingService", "Found"]
 
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
 _NAMES = 10_000
 """Names whose policy is remembered."""
 
@@ -150,7 +148,7 @@ class ActingService:
 
     def _find(self, name: str) -> Found:
         tick = self._clock.now()
-        split = None if _RUN_ID.fullmatch(name) else split_name(name)
+        split = None if is_run_id(name) else split_name(name)
         if split is None:
             return self._of_run(name, tick)
         try:
@@ -175,7 +173,7 @@ class ActingService:
         return found
 
     def _run_named(self, name: str, missing: PolicyNotFound | None) -> Run:
-        if _RUN_ID.fullmatch(name):
+        if is_run_id(name):
             return self._registry.get(name)
         run = self._registry.find_by_output_path(name.replace("\\", "/"))
         if run is None:

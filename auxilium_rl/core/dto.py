@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -24,9 +25,16 @@ __all__ = [
     "Run",
     "RunPage",
     "RunSpec",
+    "is_run_id",
 ]
 
 Json = dict[str, Any]
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def is_run_id(text: str) -> bool:
+    """Whether a text is an id as the server makes them for runs."""
+    return _RUN_ID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)

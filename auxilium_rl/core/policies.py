@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from auxilium_rl.core.dto import is_run_id
 from auxilium_rl.core.errors import InvalidRequest
 
 __all__ = [
@@ -31,7 +32,6 @@ __all__ = [
 
 LATEST, BEST = "latest", "best"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
 _ACCEPTED = "1 to 128 letters, digits, '.', '_' and '-', the first a letter or digit, are accepted"
 
 
@@ -44,7 +44,7 @@ def check_policy_name(name: str, field_name: str = "name") -> str:
 
 def check_chosen_name(name: str, field_name: str = "policy_name") -> str:
     """The name that somebody chose for a policy. Raises InvalidRequest for one that could be a run's id."""
-    if _RUN_ID.fullmatch(name):
+    if is_run_id(name):
         raise InvalidRequest.of(field_name, f"'{name}' given, which could be a run's id; {_ACCEPTED}")
     return check_policy_name(name, field_name)
 

@@ -60,8 +60,8 @@ class PolicyClock:
                 raise
             return
         self._asked_at = time.monotonic()
-        if value != self._value:
-            with self._changed:
+        with self._changed:
+            if self._value is None or value > self._value:  # another who asked meanwhile may know better
                 self._value = value
                 self._changed.notify_all()
 
@@ -80,11 +80,6 @@ class PolicyClock:
         """Make everybody who waits look whether its caller has gone."""
         with self._changed:
             self._changed.notify_all()
-
-    @property
-    def closed(self) -> bool:
-        """Whether this has ended."""
-        return self._closed
 
     def _loop(self) -> None:
         while True:

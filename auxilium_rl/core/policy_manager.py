@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 import structlog
 
 from auxilium_rl.core.acting import ActingService
+from auxilium_rl.core.dto import is_run_id
 from auxilium_rl.core.errors import InvalidRequest, PolicyNotFound, StreamsExhausted, VersionInUse
 from auxilium_rl.core.policies import (
     Criterion,
@@ -29,7 +29,6 @@ from auxilium_rl.core.publishing import Publisher, policy_of
 __all__ = ["PolicyManager"]
 
 _log = structlog.get_logger(__name__)
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
 _MAX_TAG = 128
 
 
@@ -75,7 +74,7 @@ class PolicyManager:
         try:
             return self._registry.find(name, reference)
         except PolicyNotFound:
-            if reference or not _RUN_ID.fullmatch(name):
+            if reference or not is_run_id(name):
                 raise
             run = self._runs.get(name)
             if policy_of(run) == name:
@@ -104,7 +103,7 @@ class PolicyManager:
     def publish(self, run_id: str, timesteps: int | None, name: str) -> PolicyVersion:
         """Make a version of a run's checkpoint. Raises RunNotFound and what ``Publisher.of_run`` raises."""
         run = self._runs.get(run_id)
-        if _RUN_ID.fullmatch(name) and name != run_id:
+        if is_run_id(name) and name != run_id:
             raise InvalidRequest.of("name", f"'{name}' given, which is another run's id")
         version = self._publisher.of_run(run, timesteps, name)
         self._clock.look()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from auxilium_rl.core.dto import Checkpoint
+from auxilium_rl.core.dto import Checkpoint, is_run_id
 from auxilium_rl.core.errors import StoreUnavailable
 from auxilium_rl.core.failpoints import reach
 from auxilium_rl.infra.atomic_files import disk_errors, probe_folder, write_aside
@@ -23,8 +23,6 @@ __all__ = ["ModelStore"]
 
 _PARTS = "parts"
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_OWN_RUN_ID = re.compile(r"[0-9a-f]{32}")
-"""As the server makes them."""
 
 
 class ModelStore:
@@ -116,7 +114,7 @@ class ModelStore:
     def run_ids(self) -> list[str]:
         """See ``core.ports.ModelStore``."""
         # Other things may lie there too, such as the logs of an embedding program.
-        return [name for name in self._place.names(self._place.root) if _OWN_RUN_ID.fullmatch(name)]
+        return [name for name in self._place.names(self._place.root) if is_run_id(name)]
 
     def size_of_run(self, run_id: str) -> int:
         """See ``core.ports.ModelStore``."""
