@@ -121,6 +121,10 @@ class Application:
             settings.health_probe_interval,
             settings.max_watch_streams,
         )
+        self._build_server(lineage)
+
+    def _build_server(self, lineage: Lineage) -> None:
+        settings = self._settings
         self._acts = PolicyServicer(
             self.orchestrator,
             self._acting,

@@ -85,10 +85,12 @@ def python(*arguments: str) -> None:
 def beside(name: str, requirements: Path) -> None:
     """An environment of its own below ``build`` for programs whose pins or modules are not ours."""
     place = ROOT / "build" / name
-    if not place.exists():
-        run([sys.executable, "-m", "venv", str(place)])
-        pip = str(place / BIN.name / "pip")
-        run([pip, "install", "--quiet", "--requirement", str(requirements)])
+    stamp, digest = place / ".installed", hashlib.sha256(requirements.read_bytes()).hexdigest()
+    if stamp.exists() and stamp.read_text() == digest:
+        return
+    run([sys.executable, "-m", "venv", str(place)])
+    run([str(place / BIN.name / "pip"), "install", "--quiet", "--requirement", str(requirements)])
+    stamp.write_text(digest)
 
 
 def bench() -> None:

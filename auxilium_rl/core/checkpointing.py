@@ -193,17 +193,17 @@ class Checkpointer:
             if old.path not in staying:
                 self._store.discard(old)
         self._replay.forget_all_but(self._kept)
-        self._publish(checkpoint, taken.metrics)
+        self._publish(checkpoint, taken)
         took = round(time.perf_counter() - begun, 4)
         _log.info("checkpoint_saved", kind=taken.kind, timesteps=taken.timesteps, bytes=checkpoint.size, seconds=took)
 
-    def _publish(self, checkpoint: Checkpoint, metrics: dict[str, float]) -> None:
+    def _publish(self, checkpoint: Checkpoint, taken: _Taken) -> None:
         """Make a version of it where the run wants that. Raises as ``Publisher.publish`` does."""
         run, epoch = self._run, self._run.lease_epoch
         if checkpoint.kind == "initial":
-            self._publisher.begin(run, checkpoint, epoch)
+            self._publisher.begin(run, checkpoint, taken.files, epoch)
         elif checkpoint.kind == "final" or run.spec.publish_checkpoints or checkpoint.timesteps in self._wanted:
-            self.published = self._publisher.publish(run, checkpoint, policy_of(run), metrics, epoch)
+            self.published = self._publisher.publish(run, checkpoint, policy_of(run), taken.metrics, taken.files, epoch)
 
     def _write_files(self, folder: Path, taken: _Taken) -> None:
         for name, data in taken.files.items():

@@ -142,6 +142,7 @@ class PolicyManager:
     def evaluated(self, version: PolicyVersion, evaluation: Evaluation) -> Evaluation:
         """Keep an evaluation. Raises PolicyNotFound when the version has gone meanwhile."""
         kept = self._registry.add_evaluation(version.name, version.version, evaluation)
+        assert kept is not None  # only a worker can lose its lease
         self._clock.look()
         return kept
 

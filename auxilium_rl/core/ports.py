@@ -330,8 +330,14 @@ class PolicyRegistry(Protocol):
     ) -> Policy:
         """Change what is not None or empty; another criterion moves ``best``. Raises PolicyNotFound."""
 
-    def add_evaluation(self, name: str, version: int, evaluation: Evaluation) -> Evaluation:
-        """Keep an evaluation, and move ``best``. Raises PolicyNotFound."""
+    def add_evaluation(
+        self, name: str, version: int, evaluation: Evaluation, held: tuple[str, int] | None = None
+    ) -> Evaluation | None:
+        """Keep an evaluation, and move ``best``. Raises PolicyNotFound.
+
+        Args:
+            held: the run and the lease's epoch of the worker that evaluated. None comes back when its lease is lost.
+        """
 
 
 class PolicyStore(Protocol):

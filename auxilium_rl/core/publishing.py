@@ -31,19 +31,17 @@ class Publisher:
     def __init__(self, registry: PolicyRegistry, policies: PolicyStore, models: ModelStore) -> None:
         self._registry, self._policies, self._models = registry, policies, models
 
-    def begin(self, run: Run, initial: Checkpoint, epoch: int) -> None:
+    def begin(self, run: Run, initial: Checkpoint, files: Mapping[str, bytes], epoch: int) -> None:
         """A run's weights before their first update: version 0, unless its policy has versions already.
 
-        Raises as ``publish`` does.
+        Raises as ``publish`` does, for a policy of another contract too.
         """
         try:
-            known = self._registry.find(policy_of(run))
+            known = self._registry.find(policy_of(run)).contract_hash
         except PolicyNotFound:
-            known = None
-        if (
-            known is None or self._contract(initial)["contract_hash"] != known.contract_hash
-        ):  # publish says what is wrong
-            self.publish(run, initial, policy_of(run), epoch=epoch)
+            known = ""
+        if known != _contract(initial, files)["contract_hash"]:
+            self.publish(run, initial, policy_of(run), files=files, epoch=epoch)
 
     def publish(
         self,
@@ -51,12 +49,14 @@ class Publisher:
         checkpoint: Checkpoint,
         name: str,
         metrics: Mapping[str, float] | None = None,
+        files: Mapping[str, bytes] | None = None,
         epoch: int | None = None,
     ) -> PolicyVersion:
         """Make a version of a checkpoint.
 
         Args:
             metrics: of the run then; None: what the checkpoint knows.
+            files: of the checkpoint, by name; None: they are read.
             epoch: of the worker that publishes; None: a server does.
 
         Raises:
@@ -66,9 +66,8 @@ class Publisher:
             LeaseLost: the run belongs to another worker; nothing was published.
         """
         check_policy_name(name, "policy_name")
-        told = self._contract(checkpoint)
-        names = set(self._models.names(checkpoint))
-        files = {file: self._models.read(checkpoint, file) for file in _FILES if file in names}
+        files = self._read(checkpoint) if files is None else {name: files[name] for name in _FILES if name in files}
+        told = _contract(checkpoint, files)
         about = {"run_id": run.run_id, "timesteps": checkpoint.timesteps}
         stored = self._policies.put(name, files, about)
         score = {} if checkpoint.score is None else {"rollout/ep_rew_mean": checkpoint.score}
@@ -103,13 +102,18 @@ class Publisher:
             raise ModelNotReady(f"run '{run.run_id}' has not {wanted}; it has those of {known} timesteps")
         return self.publish(run, kept[-1], name or policy_of(run))
 
-    def _contract(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads(self._models.read(checkpoint, "policy.json"))
-        if "contract_hash" not in told:
-            raise ModelNotReady(
-                f"{checkpoint.path} was made by an earlier release and cannot become a version; extend its run"
-            )
-        return told
+    def _read(self, checkpoint: Checkpoint) -> dict[str, bytes]:
+        names = set(self._models.names(checkpoint))
+        return {name: self._models.read(checkpoint, name) for name in _FILES if name in names}
+
+
+def _contract(checkpoint: Checkpoint, files: Mapping[str, bytes]) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(files["policy.json"])
+    if "contract_hash" not in told:
+        raise ModelNotReady(
+            f"{checkpoint.path} was made by an earlier release and cannot become a version; extend its run"
+        )
+    return told
 
 
 def _number(value: float) -> float | str:

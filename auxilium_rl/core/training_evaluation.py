@@ -8,9 +8,16 @@ from datetime import datetime, timezone
 
 import structlog
 
-from auxilium_rl.core.control import Control
+from auxilium_rl.core.control import Control, EndedEarly
 from auxilium_rl.core.dto import EvaluationPlan, Run
-from auxilium_rl.core.errors import AuxiliumError, InvalidRequest, LeaseLost, LimitExceeded, PolicyNotFound
+from auxilium_rl.core.errors import (
+    AuxiliumError,
+    InvalidRequest,
+    LeaseLost,
+    LimitExceeded,
+    PolicyNotFound,
+    StoreUnavailable,
+)
 from auxilium_rl.core.evaluating import check_fit, play
 from auxilium_rl.core.evaluation_wish import Wanted
 from auxilium_rl.core.lanes import LanePort
@@ -47,6 +54,7 @@ class TrainingEvaluation:
         self._run, self._plan, self._tools, self._control = run, plan, tools, control
         self._lanes: LanePort | None = tools.open_lanes()
         self._fits = False
+        self._played: tuple[int, Evaluation] | None = None
         self._next = (self._done_before() // plan.freq + 1) * plan.freq
 
     def due(self, timesteps: int) -> bool:
@@ -58,22 +66,24 @@ class TrainingEvaluation:
 
         Raises:
             InvalidRequest: the environments are not of the policy's spaces.
+            StoreUnavailable: to be called again; what was played is not played again.
             LeaseLost, LimitExceeded, EndedEarly: the run must end.
         """
         self._next = (version.timesteps // self._plan.freq + 1) * self._plan.freq
-        seed = self._run.spec.seed
-        episodes: list[Episode] = []
         try:
-            self._play(version, Wanted(self._plan.episodes, seed), episodes)
-        except (InvalidRequest, LeaseLost, LimitExceeded):
+            if self._played is None or self._played[0] != version.version:
+                self._played = version.version, self._summary(version)
+            kept = self._tools.policies.add_evaluation(
+                version.name, version.version, self._played[1], (self._run.run_id, self._run.lease_epoch)
+            )
+        except (InvalidRequest, LeaseLost, LimitExceeded, StoreUnavailable):
             raise
         except AuxiliumError as error:  # training goes on; the next one tries to connect again
             _log.warning("evaluation_failed", timesteps=version.timesteps, reason=error.message)
             self.close()
             return None
-        where = self._plan.environment.uri
-        found = summary(where, True, seed, episodes, datetime.now(timezone.utc), version.timesteps)
-        kept = self._tools.policies.add_evaluation(version.name, version.version, found)
+        if kept is None:
+            raise LeaseLost("another worker holds this run")
         _log.info("evaluated", timesteps=version.timesteps, version=version.version, mean_return=kept.mean_return)
         return kept
 
@@ -82,6 +92,13 @@ class TrainingEvaluation:
         lanes, self._lanes = self._lanes, None
         if lanes is not None:
             lanes.close()
+
+    def _summary(self, version: PolicyVersion) -> Evaluation:
+        seed = self._run.spec.seed
+        episodes: list[Episode] = []
+        self._play(version, Wanted(self._plan.episodes, seed), episodes)
+        where = self._plan.environment.uri
+        return summary(where, True, seed, episodes, datetime.now(timezone.utc), version.timesteps)
 
     def _play(self, version: PolicyVersion, wanted: Wanted, episodes: list[Episode]) -> None:
         if self._lanes is None:
@@ -96,6 +113,8 @@ class TrainingEvaluation:
         self._control.moved()
         if self._control.urgent:
             self._control.obey_now()
+        if self._control.command:  # the learner stands at a boundary: there is nothing to wait for
+            raise EndedEarly(self._control.command, at_boundary=True)
 
     def _done_before(self) -> int:
         """Timesteps of the newest version of this run that was evaluated, by whatever worker."""

@@ -127,6 +127,7 @@ def test_best_follows_evaluations_on_one_environment(policies: SqlPolicyRegistry
         policies.publish(replace(NEW, timesteps=timesteps))
     for version, value in ((0, 5.0), (1, 9.0), (2, 7.0)):
         kept = policies.add_evaluation("cart", version, evaluated(value, waste=value))  # type: ignore[arg-type]
+        assert kept is not None
         assert kept.id > 0
     assert policies.get("cart").aliases["best"] == 1
     found = policies.get("cart").versions[1].evaluations
@@ -139,6 +140,7 @@ def test_best_follows_evaluations_on_one_environment(policies: SqlPolicyRegistry
     assert policies.get("cart").aliases["best"] == 1  # the only one that was played there
     with pytest.raises(PolicyNotFound):
         policies.add_evaluation("cart", 77, evaluated(1.0))  # type: ignore[arg-type]
+    assert policies.add_evaluation("cart", 1, evaluated(1.0), ("0" * 32, 1)) is None  # type: ignore[arg-type]
 
 
 def test_tags_notes_and_pages(policies: SqlPolicyRegistry) -> None:

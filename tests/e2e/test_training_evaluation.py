@@ -61,11 +61,17 @@ def _evaluations(server: Server) -> list[int]:
         return []
 
 
-def test_stop_does_not_wait_for_it(server: Server) -> None:
-    run = server.client.train("ppo", total_timesteps=10**6, eval_freq=128, eval_episodes=100_000, **SMALL)
+def test_nobody_waits_for_it(server: Server) -> None:
+    plan: dict[str, Any] = {"eval_freq": 128, "eval_episodes": 100_000}
+    run = server.client.train("ppo", total_timesteps=10**6, **plan, **SMALL)
     until(lambda: run.status().timesteps_done >= 128, "an evaluation that goes on for ever")
-    run.stop(immediate=True)
+    run.pause()
+    until(lambda: run.status().state == "PAUSED", "the pause")
+    run.resume()
+    until(lambda: run.status().state == "RUNNING", "the same evaluation, from its beginning")
+    run.stop()
     assert run.wait(timeout=30).state == "STOPPED"
+    assert run.status().timesteps_done == 128
 
 
 @pytest.mark.long

@@ -23,7 +23,7 @@ from auxilium_rl.core.policies import (
     PolicyVersion,
 )
 from auxilium_rl.infra.sql.database import reading, writing
-from auxilium_rl.infra.sql.policy_rows import evaluation_of, tick, version_of
+from auxilium_rl.infra.sql.policy_rows import policy_of_rows, tick, version_of
 from auxilium_rl.infra.sql.run_rows import held_by
 from auxilium_rl.infra.sql.tables import (
     policies,
@@ -34,7 +34,7 @@ from auxilium_rl.infra.sql.tables import (
     policy_versions,
     runs,
 )
-from auxilium_rl.infra.sql.times import from_micros, to_micros
+from auxilium_rl.infra.sql.times import to_micros
 
 __all__ = ["SqlPolicyRegistry"]
 
@@ -70,7 +70,7 @@ class SqlPolicyRegistry:
             statement = statement.where(exists().where(has))
         with reading(self._engine) as connection:
             names = builtins.list(connection.execute(statement.limit(page_size + 1)).scalars())
-            found = tuple(self._get(connection, name, evaluations=False) for name in names[:page_size])
+            found = self._several(connection, names[:page_size], evaluations=False)
         return PolicyPage(found, names[page_size - 1] if len(names) > page_size else "")
 
     def paths(self) -> Collection[str]:
@@ -83,10 +83,8 @@ class SqlPolicyRegistry:
     def publish(self, new: NewVersion, epoch: int | None = None) -> PolicyVersion | None:
         """See ``PolicyRegistry``."""
         with writing(self._engine) as connection:
-            if epoch is not None:
-                mine = select(runs.c.number).where(held_by(new.run_id, epoch)).with_for_update()
-                if connection.execute(mine).scalar() is None:
-                    return None
+            if epoch is not None and not _holds(connection, new.run_id, epoch):
+                return None
             policy = self._locked(connection, new.name, make=True)
             same = and_(policy_versions.c.run_id == new.run_id, policy_versions.c.timesteps == new.timesteps)
             known = connection.execute(_versions(new.name).where(same)).one_or_none()
@@ -173,9 +171,13 @@ class SqlPolicyRegistry:
                 self._choose_best(connection, name)
             return self._get(connection, name)
 
-    def add_evaluation(self, name: str, version: int, evaluation: Evaluation) -> Evaluation:
+    def add_evaluation(
+        self, name: str, version: int, evaluation: Evaluation, held: tuple[str, int] | None = None
+    ) -> Evaluation | None:
         """See ``PolicyRegistry``."""
         with writing(self._engine) as connection:
+            if held is not None and not _holds(connection, *held):
+                return None
             self._locked(connection, name)
             self._find(connection, name, str(version))
             body = asdict(replace(evaluation, environment="", created_at=datetime.min, id=0))
@@ -253,37 +255,28 @@ class SqlPolicyRegistry:
         )
 
     def _get(self, connection: Connection, name: str, *, evaluations: bool = True) -> Policy:
-        row = connection.execute(select(policies).where(policies.c.name == name)).one_or_none()
-        if row is None:
+        found = self._several(connection, [name], evaluations=evaluations)
+        if not found:
             raise PolicyNotFound(f"there is no policy '{name}'")
-        aliases = {
-            alias.alias: alias.version
-            for alias in connection.execute(
-                select(policy_aliases).where(policy_aliases.c.name == name).order_by(policy_aliases.c.alias)
-            )
-        }
-        made: dict[int, builtins.list[Evaluation]] = {}
-        if evaluations:
-            for found in connection.execute(_evaluations(name)):
-                made.setdefault(found.version, []).append(evaluation_of(found))
-        versions = tuple(
-            version_of(
-                version,
-                tuple(made.get(version.version, ())),
-                tuple(alias for alias, number in aliases.items() if number == version.version),
-            )
-            for version in connection.execute(_versions(name))
-        )
-        tags = connection.execute(select(policy_tags).where(policy_tags.c.name == name).order_by(policy_tags.c.key))
-        return Policy(
-            name,
-            versions,
-            aliases,
-            {tag.key: tag.value for tag in tags},
-            row.notes,
-            Criterion(row.criterion, bool(row.minimize)),
-            from_micros(row.created_at),
-            from_micros(row.updated_at),
+        return found[0]
+
+    @staticmethod
+    def _several(connection: Connection, names: Sequence[str], *, evaluations: bool) -> tuple[Policy, ...]:
+        """The policies of these names, by name, in a number of statements that does not depend on how many."""
+
+        def rows(table: Table, *order: Any) -> dict[str, builtins.list[Any]]:
+            found: dict[str, builtins.list[Any]] = {}
+            for row in connection.execute(select(table).where(table.c.name.in_(names)).order_by(*order)):
+                found.setdefault(row.name, []).append(row)
+            return found
+
+        aliases = rows(policy_aliases, policy_aliases.c.alias)
+        made = rows(policy_evaluations, policy_evaluations.c.id) if evaluations else {}
+        versions = rows(policy_versions, policy_versions.c.version)
+        tags = rows(policy_tags, policy_tags.c.key)
+        return tuple(
+            policy_of_rows(row, *(part.get(name, []) for part in (versions, aliases, tags, made)))
+            for name, (row,) in rows(policies, policies.c.name).items()
         )
 
     def _choose_best(self, connection: Connection, name: str) -> None:
@@ -305,12 +298,15 @@ class SqlPolicyRegistry:
             self._point(connection, name, BEST, max(scores, key=lambda number: (scores[number], number)))
 
 
+def _holds(connection: Connection, run_id: str, epoch: int) -> bool:
+    """Whether a worker's lease is good, and stays so until the end of the transaction."""
+    return (
+        connection.execute(select(runs.c.number).where(held_by(run_id, epoch)).with_for_update()).scalar() is not None
+    )
+
+
 def _versions(name: str) -> Any:
     return select(policy_versions).where(policy_versions.c.name == name).order_by(policy_versions.c.version)
-
-
-def _evaluations(name: str) -> Any:
-    return select(policy_evaluations).where(policy_evaluations.c.name == name).order_by(policy_evaluations.c.id)
 
 
 def _version_row(new: NewVersion, number: int) -> dict[str, Any]:

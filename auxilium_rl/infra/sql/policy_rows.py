@@ -7,11 +7,11 @@ from typing import Any
 
 from sqlalchemy import Connection, update
 
-from auxilium_rl.core.policies import Episode, Evaluation, PolicyFile, PolicyVersion
+from auxilium_rl.core.policies import Criterion, Episode, Evaluation, Policy, PolicyFile, PolicyVersion
 from auxilium_rl.infra.sql.tables import policy_clock
 from auxilium_rl.infra.sql.times import from_micros
 
-__all__ = ["evaluation_of", "tick", "version_of"]
+__all__ = ["policy_of_rows", "tick", "version_of"]
 
 
 def version_of(row: Any, evaluations: tuple[Evaluation, ...] = (), aliases: tuple[str, ...] = ()) -> PolicyVersion:
@@ -39,6 +39,30 @@ def evaluation_of(row: Any) -> Evaluation:
     episodes = tuple(Episode(**episode) for episode in body.pop("episodes"))
     return Evaluation(
         **body, episodes=episodes, environment=row.environment, created_at=from_micros(row.created_at), id=row.id
+    )
+
+
+def policy_of_rows(row: Any, versions: list[Any], aliases: list[Any], tags: list[Any], made: list[Any]) -> Policy:
+    """The policy of a row, and of those of its versions, aliases, tags and evaluations, each in order."""
+    evaluations: dict[int, list[Evaluation]] = {}
+    for one in made:
+        evaluations.setdefault(one.version, []).append(evaluation_of(one))
+    return Policy(
+        row.name,
+        tuple(
+            version_of(
+                version,
+                tuple(evaluations.get(version.version, ())),
+                tuple(alias.alias for alias in aliases if alias.version == version.version),
+            )
+            for version in versions
+        ),
+        {alias.alias: alias.version for alias in aliases},
+        {tag.key: tag.value for tag in tags},
+        row.notes,
+        Criterion(row.criterion, bool(row.minimize)),
+        from_micros(row.created_at),
+        from_micros(row.updated_at),
     )
 
 

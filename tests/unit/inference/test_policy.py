@@ -16,6 +16,7 @@ from auxilium_rl.inference.batches import ActRequest, FlatBatch, FlatWish
 from auxilium_rl.inference.loading import checked_policy
 from auxilium_rl.inference.policy import OnnxPolicy
 from auxilium_rl.inference.refused import Refused, Unfit
+from tests.e2e.harness import until
 from tests.unit.core.test_actor_graph import CONTINUOUS, DICT, OFF, ON, VECTOR, Q, flat, sampled, served, trained
 
 ALL = FlatWish(deterministic=False, seed=7, with_values=True, with_log_probs=True)
@@ -202,8 +203,7 @@ def test_those_who_come_together_are_computed_together() -> None:
         first = pool.submit(policy.act_flat, FlatBatch(rows[:1]))
         held.wait(10)
         others = [pool.submit(policy.act_flat, FlatBatch(rows[n : n + 1])) for n in range(1, 31)]
-        while len(policy._graph._waiting) < 30:
-            pass
+        until(lambda: len(policy._graph._waiting) == 30, "thirty who wait")
         go.set()
         assert first.result().actions[0] == expected[0]
         assert [future.result().actions[0] for future in others] == expected[1:31].tolist()
