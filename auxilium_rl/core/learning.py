@@ -154,6 +154,8 @@ class Learner:
         """Evaluate if that is due; whether a checkpoint was taken for it."""
         if self._evaluation is None or not self._evaluation.due(self.model.num_timesteps):
             return False
+        if self._resumption is not None:  # it stands where it was, maybe before this worker's first step
+            self._announce()
         self._tell(self._evaluation, self._checkpoints.save_version())
         return True
 
