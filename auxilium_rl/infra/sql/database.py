@@ -167,19 +167,22 @@ def migrate(engine: Engine) -> None:
 @contextmanager
 def _alone(engine: Engine) -> Iterator[Connection]:
     """A connection in a transaction, while no other process migrates."""
-    with writing(engine) as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(4711206)"))
-        if engine.dialect.name not in {"mysql", "mariadb"}:
+    if engine.dialect.name not in {"mysql", "mariadb"}:
+        with writing(engine) as connection:
+            if engine.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(4711206)"))
             yield connection
-            return
-        # Every change of a table ends the transaction there, so the lock must be the session's.
-        if connection.execute(text(f"SELECT GET_LOCK('auxilium_migrate', {_MIGRATION_WAIT_S})")).scalar() != 1:
+        return
+    # Every change of a table ends the transaction there, so the lock is a session's: of another one, so that all is
+    # committed when it is let go.
+    with reading(engine) as guard:
+        if guard.execute(text(f"SELECT GET_LOCK('auxilium_migrate', {_MIGRATION_WAIT_S})")).scalar() != 1:
             raise StoreUnavailable(f"another server migrates the database, for longer than {_MIGRATION_WAIT_S} s")
         try:
-            yield connection
+            with writing(engine) as connection:
+                yield connection
         finally:
-            connection.execute(text("SELECT RELEASE_LOCK('auxilium_migrate')"))
+            guard.execute(text("SELECT RELEASE_LOCK('auxilium_migrate')"))
 
 
 def schema_version(engine: Engine) -> str | None:
