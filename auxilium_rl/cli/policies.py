@@ -171,7 +171,7 @@ def compare(
 @app.command()
 def export(
     name: Name,
-    form: Annotated[str, typer.Option("--format", help="onnx, sb3 or safetensors.")],
+    form: Annotated[str, typer.Option("--format", help="onnx, sb3, safetensors or torchscript.")],
     out: Annotated[Path, typer.Option(help="File that is written.")],
     address: Address = DEFAULT_ADDRESS,
 ) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from auxilium_rl.client.errors import ClientError
@@ -12,7 +16,7 @@ from auxilium_rl.inference.refused import Unfit
 
 __all__ = ["FORMATS", "export"]
 
-FORMATS = ("onnx", "sb3", "safetensors")
+FORMATS = ("onnx", "sb3", "safetensors", "torchscript")
 
 
 def export(policy: Policy, form: str, out: str | Path) -> list[str]:
@@ -22,11 +26,12 @@ def export(policy: Policy, form: str, out: str | Path) -> list[str]:
     that were saved with it.
 
     Args:
-        form: ``onnx`` (the graph, and its description beside it as ``.json``), ``sb3`` (Stable-Baselines3's own zip) or
-            ``safetensors`` (the graph's weights, the description in the metadata).
+        form: ``onnx`` (the graph, and its description beside it as ``.json``), ``sb3`` (Stable-Baselines3's own zip),
+            ``safetensors`` (the graph's weights, the description in the metadata) or ``torchscript`` (a module for
+            ``torch.jit.load``, the description in its extra file ``policy.json``).
 
     Raises:
-        ClientError: it does not act as it was trained to; nothing was written.
+        ClientError: it does not act as it was trained to, or cannot be written so; nothing was written.
         NotFound.
     """
     if form not in FORMATS:
@@ -47,9 +52,23 @@ def export(policy: Policy, form: str, out: str | Path) -> list[str]:
         description = target.with_suffix(".json")
         description.write_bytes(files["policy.json"])
         report.append(f"wrote {description}")
+    elif form == "torchscript":
+        report.append(f"as TorchScript too, on {_write_script(files, target)} samples")
     else:
         report.append(f"{_write_tensors(files['policy.onnx'], files['policy.json'], target)} tensors")
     return [*report, f"wrote {target}"]
+
+
+def _write_script(files: Mapping[str, bytes], target: Path) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in files.items():
+            (Path(folder) / name).write_bytes(data)
+        # A process of its own: this one need not have torch in it.
+        command = [sys.executable, "-m", "auxilium_rl.core.torchscript", folder, str(target)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ClientError(f"it cannot be written as TorchScript: {done.stderr.strip().splitlines()[-1]}")
+    return int(done.stdout.split()[-1])
 
 
 def _write_tensors(graph: bytes, description: bytes, target: Path) -> int:

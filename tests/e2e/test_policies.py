@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -466,9 +467,15 @@ def test_a_server_that_dies_in_the_middle(tmp_path: Path) -> None:
         mover = threading.Thread(target=move)
         mover.start()
         until(lambda: len(moved) > 5, "aliases that move")
+        answers = asked_without_end(stub)
         server.process.kill()
         server.process.wait()
         moving.set()
+        told = []
+        with pytest.raises(grpc.RpcError) as ended:
+            told.extend(answer.id for answer in answers)
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert told == list(range(1, len(told) + 1))  # in order up to some request; the others are asked again
         assert local.act(OBSERVATIONS[0]) in {0, 1}
         mover.join()
         with running(tmp_path / "data", port=port, default_env="gym:CartPole-v1") as back:
@@ -477,6 +484,7 @@ def test_a_server_that_dies_in_the_middle(tmp_path: Path) -> None:
             request = pb.DownloadPolicyRequest(
                 policy="cart@2", file="model.zip", offset=len(begun.data), sha256=begun.sha256
             )
+            assert next(asked_without_end(client.policies_stub)).id == 1
             rest = b"".join(chunk.data for chunk in client.policies_stub.DownloadPolicy(request))
             assert begun.data + rest == whole
             client.publish(run.run_id, name="cart", timesteps=256)
@@ -487,6 +495,18 @@ def test_a_server_that_dies_in_the_middle(tmp_path: Path) -> None:
             again.wait(timeout=60)
             assert local.wait_for(3, timeout=20)  # it found back by itself
             local.close()
+
+
+def asked_without_end(stub: Any) -> Iterator[Any]:
+    """The answers of a stream after its first one; it has requests as long as it lives."""
+
+    def requests() -> Iterator[pb.ActRequest]:
+        for number in itertools.count():
+            yield pb.ActRequest(policy="" if number else "cart@2", observations=rows(OBSERVATIONS[0]), id=number)
+
+    answers = iter(stub.ActStream(requests()))
+    assert next(answers).id == 0
+    return answers
 
 
 def test_damaged_files_are_refused_and_the_old_version_serves(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from safetensors.numpy import load_file
 from stable_baselines3 import PPO
 
@@ -55,9 +56,12 @@ def test_evaluate_and_compare(server: Server, cart: str) -> None:
     assert re.search(r"difference -?\d+\.\d+, 95 % between -?\d+\.\d+ and -?\d+\.\d+: ", compared.stdout), compared
 
 
+EXPORTED = {"onnx": "cart.onnx", "sb3": "cart.zip", "safetensors": "cart.safetensors", "torchscript": "cart.pt"}
+
+
 def test_export(server: Server, cart: str, tmp_path: Path) -> None:
     rows = np.random.default_rng(0).uniform(-1, 1, (100, 4)).astype(np.float32)
-    for form, name in (("onnx", "cart.onnx"), ("sb3", "cart.zip"), ("safetensors", "cart.safetensors")):
+    for form, name in EXPORTED.items():
         done = auxilium(server, "policies", "export", "cart@2", "--format", form, "--out", str(tmp_path / name))
         assert done.returncode == 0, done.stderr
         assert "cart@2: does what Stable-Baselines3's predict did on every saved sample" in done.stdout
@@ -65,6 +69,11 @@ def test_export(server: Server, cart: str, tmp_path: Path) -> None:
     model = PPO.load(tmp_path / "cart.zip", device="cpu")  # a file of our own making
     expected, _ = model.predict(rows, deterministic=True)
     assert (actions == expected).all()
+    extra = {"policy.json": ""}
+    with pytest.deprecated_call():
+        scripted = torch.jit.load(str(tmp_path / "cart.pt"), _extra_files=extra)
+    assert (scripted(torch.from_numpy(rows))[0].numpy() == expected).all()
+    assert json.loads(extra["policy.json"])["algorithm"] == "ppo"
     tensors = load_file(tmp_path / "cart.safetensors")
     weights = model.policy.action_net.weight.detach().numpy()
     assert any(tensor.shape == weights.shape and (tensor == weights).all() for tensor in tensors.values())
@@ -80,7 +89,7 @@ def test_refusals(server: Server, cart: str, tmp_path: Path) -> None:
         (("delete", "cart@best"), 2, "NAME@VERSION with a number"),
         (("delete", "cart@2"), 1, "move that first"),
         (("eval", "cart", "--episodes", "-1"), 2, "episodes: -1 given"),
-        (("export", "cart", "--format", "pickle", "--out", "x"), 2, "onnx, sb3, safetensors are accepted"),
+        (("export", "cart", "--format", "pickle", "--out", "x"), 2, "onnx, sb3, safetensors, torchscript are accepted"),
         (("export", "cart", "--format", "onnx", "--out", str(tmp_path / "no" / "x")), 2, "there is no folder"),
         (("list", "--tag", "x"), 2, "key=value is accepted"),
         (("publish", "0" * 32), 4, "not found"),

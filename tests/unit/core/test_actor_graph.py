@@ -14,10 +14,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage
 
 from auxilium_rl.core.artifact import PolicyArtifact
-from auxilium_rl.core.compatibility import effective_algorithm, effective_policy
 from auxilium_rl.core.dto import EnvironmentSource, Normalize, RunSpec
-from auxilium_rl.core.sb3_arguments import algorithm_class, sb3_arguments
-from auxilium_rl.core.wrappers import build_env
+from auxilium_rl.core.model_building import artifact_of, build_model
 from auxilium_rl.inference.loading import checked_policy
 from auxilium_rl.inference.policy import OnnxPolicy
 from auxilium_rl.infra.gymnasium_lanes import CheckedGymLanes
@@ -66,13 +64,9 @@ def trained(
 ) -> tuple[Any, PolicyArtifact]:
     lanes = CheckedGymLanes(lambda: Toy(observation, action, masked), 2)
     spec = RunSpec("x", algorithm, EnvironmentSource("gym:x", 2), 64, 0, hyperparameters, **wishes)
-    name = effective_algorithm(spec, lanes)
-    policy = effective_policy(spec, lanes.observation_space)
-    env = build_env(spec, lanes)
-    arguments = sb3_arguments(name, hyperparameters, int(np.prod(action.shape)))
-    model = algorithm_class(name)(policy, env, seed=0, device="cpu", **arguments)
+    model, name = build_model(spec, lanes)
     model.learn(64)
-    return model, PolicyArtifact(model, name, lanes, {"hyperparameters": hyperparameters})
+    return model, artifact_of(model, name, spec, lanes)
 
 
 def flat(rows: Obs, count: int) -> npt.NDArray[np.float32]:
