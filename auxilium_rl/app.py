@@ -19,6 +19,7 @@ from auxilium_rl.core.acting import ActingService
 from auxilium_rl.core.dto import EnvironmentSpec
 from auxilium_rl.core.errors import AuxiliumError, InvalidRequest
 from auxilium_rl.core.evaluations import Evaluations
+from auxilium_rl.core.experience.hub import ExperienceHub
 from auxilium_rl.core.feed import RunFeed
 from auxilium_rl.core.housekeeping import Housekeeping, Retention
 from auxilium_rl.core.lineage import Lineage
@@ -34,6 +35,7 @@ from auxilium_rl.infra.act_workers import ActWorkers
 from auxilium_rl.infra.config import EnvConfig, ServiceConfig, Settings, setting_errors
 from auxilium_rl.infra.evaluator import Evaluator
 from auxilium_rl.infra.executor import LocalExecutor
+from auxilium_rl.infra.experience.log import SegmentLogs
 from auxilium_rl.infra.gateway import Gateway
 from auxilium_rl.infra.gym_closer import GymCloser
 from auxilium_rl.infra.logging import configure_logging
@@ -42,10 +44,12 @@ from auxilium_rl.infra.policy_loading import PolicyLoader
 from auxilium_rl.infra.policy_store import PolicyStore
 from auxilium_rl.infra.server_lock import ServerLock
 from auxilium_rl.infra.source_rules import source_refusal
+from auxilium_rl.infra.sql.agents import SqlAgentRegistry
 from auxilium_rl.infra.sql.database import migrate, open_database
 from auxilium_rl.infra.sql.metrics import SqlMetricStore
 from auxilium_rl.infra.sql.policies import SqlPolicyRegistry
 from auxilium_rl.infra.sql.registry import SqlRunRegistry
+from auxilium_rl.transport.experience_servicer import ExperienceServicer
 from auxilium_rl.transport.grpc_server import SERVICES, GrpcServer
 from auxilium_rl.transport.health_servicer import HealthMonitor
 from auxilium_rl.transport.inference_servicer import InferenceServicer
@@ -121,6 +125,13 @@ class Application:
             settings.health_probe_interval,
             settings.max_watch_streams,
         )
+        self._hub = ExperienceHub(
+            registry,
+            SqlAgentRegistry(self._engine),
+            SegmentLogs(settings.experience_folder, self._lock.place),
+            self.orchestrator.owner,
+            settings.max_agents,
+        )
         self._build_server(lineage)
 
     def _build_server(self, lineage: Lineage) -> None:
@@ -152,6 +163,7 @@ class Application:
                 lambda: self._health.ready,
                 settings.act_max_batch,
             ),
+            ExperienceServicer(self.orchestrator, self._hub, self._policies, settings.grpc_max_message_mb << 20),
             self._health,
             self._gateway,
             host=settings.grpc_host,
@@ -160,6 +172,7 @@ class Application:
             max_streams=settings.max_watch_streams,
             max_act_streams=settings.act_max_streams,
             max_attached=settings.max_attached_streams,
+            max_agents=settings.max_agents,
             max_message_mb=settings.grpc_max_message_mb,
             shared=settings.act_workers > 1,
         )
@@ -206,6 +219,7 @@ class Application:
         self.orchestrator.start()
         self._feed.start()
         self._policy_clock.start()
+        self._hub.start()
         self._closer.start()
         self._server.start()
         if self._control:
@@ -232,6 +246,7 @@ class Application:
         self._evaluator.close()
         self._gateway.close()
         self.orchestrator.farewell()
+        self._hub.close()
         self._server.wait_for_termination(_FAREWELL)
         self._act_workers.close()
         self._acts.close()
@@ -243,11 +258,14 @@ class Application:
     def _run_deleted(self, run_id: str) -> None:
         self._acting.forget(run_id)
         self._policies.run_deleted(run_id)
-        shutil.rmtree(self._settings.logs_folder / run_id, ignore_errors=True)
+        self._hub.forget(run_id)
+        for folder in (self._settings.logs_folder, self._settings.experience_folder):
+            shutil.rmtree(folder / run_id, ignore_errors=True)
 
     def _run_ended(self) -> None:
         self._closer.wake()
         self._gateway.sweep()
+        self._hub.look()
 
 
 def _retention(settings: Settings) -> Retention:

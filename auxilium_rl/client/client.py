@@ -11,6 +11,7 @@ import grpc
 import tenacity
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from auxilium_rl.client.agents import Agents
 from auxilium_rl.client.errors import InvalidArgument, NotFound, translated
 from auxilium_rl.client.policy import Policy
 from auxilium_rl.client.policy_values import PolicyInfo, PolicyVersion
@@ -18,7 +19,7 @@ from auxilium_rl.client.run import Run
 from auxilium_rl.client.start_request import start_request
 from auxilium_rl.client.values import Algorithm, Garbage, RunStatus
 from generated import policy_trainer_pb2_grpc
-from generated.auxilium.v1 import policies_pb2, policies_pb2_grpc, runs_pb2_grpc
+from generated.auxilium.v1 import experience_pb2_grpc, policies_pb2, policies_pb2_grpc, runs_pb2_grpc
 from generated.auxilium.v1 import runs_pb2 as pb
 
 __all__ = ["Client"]
@@ -53,6 +54,7 @@ class Client:
         self.runs_stub: Any = runs_pb2_grpc.RunServiceStub(self._channel)
         self.trainer_stub: Any = policy_trainer_pb2_grpc.PolicyTrainerServiceStub(self._channel)
         self.policies_stub: Any = policies_pb2_grpc.PolicyServiceStub(self._channel)
+        self.experience_stub: Any = experience_pb2_grpc.ExperienceServiceStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
 
     def __enter__(self) -> Client:
@@ -94,6 +96,7 @@ class Client:
         eval_freq: int = 0,
         eval_episodes: int = 0,
         eval_env: str = "",
+        agents: Agents | None = None,
         idempotency_key: str | None = None,
     ) -> Run:
         """Start a run; it goes on whatever happens to this program.
@@ -114,6 +117,7 @@ class Client:
             eval_freq: timesteps between evaluations while it trains; 0: none.
             eval_episodes: episodes of each; 0: ten.
             eval_env: where; empty: another environment like that of training (``gym:`` and ``fake`` only).
+            agents: of ``env="agents"``: what they see and do, and how that is learned from.
             hyperparameters: by their Stable-Baselines3 names.
             idempotency_key: the same key with the same request gives the same run; None: a fresh one.
 
@@ -148,6 +152,8 @@ class Client:
             eval_env=eval_env,
             idempotency_key=idempotency_key or uuid.uuid4().hex,
         )
+        if agents is not None:
+            agents.put_into(request)
         return Run(self, self.call(self.runs_stub.StartRun, request).run_id)
 
     def run(self, run_id: str) -> Run:

@@ -16,6 +16,7 @@ __all__ = [
     "NotFound",
     "RunFailed",
     "ServerUnavailable",
+    "error_of",
     "translated",
 ]
 
@@ -75,12 +76,13 @@ def translated(address: str, patience: float = 0.0) -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        told = _error_of(error, address, patience)
+        told = error_of(error, address, patience)
         told.retry_after = _retry_after(error)
         raise told from error
 
 
-def _error_of(error: grpc.RpcError, address: str, patience: float) -> ClientError:
+def error_of(error: grpc.RpcError, address: str, patience: float = 0.0) -> ClientError:
+    """What a failed call means; ``patience`` is how long its caller waited, in seconds."""
     code, message = error.code(), error.details() or ""
     violations, reason = _details(error)
     if code == grpc.StatusCode.INVALID_ARGUMENT:

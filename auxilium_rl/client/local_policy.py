@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections.abc import Callable
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalPolicy"]
 
+_Make = Callable[[bytes, dict[str, Any]], Any]
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _FINAL = {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT}
 
@@ -32,10 +35,21 @@ _FINAL = {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT}
 class _Held:
     """One version, whole."""
 
-    def __init__(self, version: PolicyVersion, graph: bytes, description: str) -> None:
+    def __init__(self, version: PolicyVersion, graph: bytes, description: str, make: _Make | None) -> None:
         told = json.loads(description)
         self.version, self.graph = version, graph
-        self.encoding, self.policy = PolicyEncoding(told), OnnxPolicy(graph, told)
+        self.made = None if make is None else make(graph, told)
+        self._told = told
+        if make is None:
+            self.policy, self.encoding  # noqa: B018 - before it takes the old one's place
+
+    @cached_property
+    def encoding(self) -> PolicyEncoding:
+        return PolicyEncoding(self._told)
+
+    @cached_property
+    def policy(self) -> OnnxPolicy:
+        return OnnxPolicy(self.graph, self._told)
 
 
 class LocalPolicy(Acting):
@@ -47,9 +61,11 @@ class LocalPolicy(Acting):
     Args:
         name: as of ``Policy``.
         timeout: seconds for the first version to come. Raises TimeoutError.
+        make: makes of ``policy.onnx`` and ``policy.json`` of each version what ``made`` then gives.
     """
 
-    def __init__(self, client: Client, name: str, timeout: float = 30.0) -> None:
+    def __init__(self, client: Client, name: str, timeout: float = 30.0, make: _Make | None = None) -> None:
+        self._make = make
         self._client, self._name = client, name
         self._held: _Held | None = None
         self._changed = threading.Condition()
@@ -97,6 +113,12 @@ class LocalPolicy(Acting):
     def _now(self) -> _Held:
         assert self._held is not None
         return self._held
+
+    @property
+    def made(self) -> tuple[Any, int]:
+        """What ``make`` made of the version that acts now, and its number."""
+        held = self._now
+        return held.made, held.version.version
 
     def wait_for(self, version: int, timeout: float) -> bool:
         """Wait until a version, or a later one, is here; False when ``timeout`` seconds passed."""
@@ -165,7 +187,7 @@ class LocalPolicy(Acting):
             graph = b"".join(chunk.data for chunk in self._client.policies_stub.DownloadPolicy(whole))
             if hashlib.sha256(graph).hexdigest() != update.graph.sha256:
                 raise
-        fresh = _Held(PolicyVersion.of(update.version), graph, update.description)
+        fresh = _Held(PolicyVersion.of(update.version), graph, update.description, self._make)
         with self._changed:
             self._held, self._fault = fresh, None
             self._taken += 1

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ from auxilium_rl.wire.trees import pack
 __all__ = ["Checkpointer", "outlived"]
 
 _log = structlog.get_logger(__name__)
+_LIVE_VERSIONS = 16
+"""Of those that are no checkpoint's, so many stay."""
 
 
 class _Taken:
@@ -87,6 +90,7 @@ class Checkpointer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: tuple[_Taken, Future[None]] | None = None
         self._wanted: set[int] = set()
+        self._live: list[PolicyVersion] = []
         self.published: PolicyVersion | None = None
 
     @property
@@ -131,6 +135,21 @@ class Checkpointer:
         assert self.published is not None
         return self.published
 
+    def publish_now(self) -> PolicyVersion:
+        """Make a version of now, without a checkpoint. Raises as ``save`` does."""
+        self.finish()
+        run, epoch = self._run, self._run.lease_epoch
+        metrics, files = self._described()
+        now = datetime.now(timezone.utc)
+        moment = Checkpoint(run.run_id, self._model.num_timesteps, "", "", "", "live", 0, now)
+        self.published = self._endurance.until_it_works(
+            lambda: self._publisher.publish(run, moment, policy_of(run), metrics, files, epoch)
+        )
+        self._live.append(self.published)
+        if len(self._live) > _LIVE_VERSIONS:
+            self._publisher.withdraw(self._live.pop(0))
+        return self.published
+
     def finish(self) -> None:
         """Wait until what was taken is written. Raises as ``save`` does."""
         if self._writing is None:
@@ -152,6 +171,17 @@ class Checkpointer:
         """Everything of now, as bytes."""
         model = self._model
         timesteps = 0 if kind == "initial" else model.num_timesteps
+        metrics, files = self._described()
+        taken = _Taken(kind, timesteps, metrics, files)
+        if timesteps:  # the initial one is taken in the middle of a rollout
+            # At its end a run does not ask its simulator any more, which may be away.
+            files[LEARNER_FILE] = pack(captured(model, environments=kind == "periodic"))
+            taken.write_replay = self._replay.mark(timesteps)
+        return taken
+
+    def _described(self) -> tuple[dict[str, float], dict[str, bytes]]:
+        """How the run does, and the files that a policy is made of."""
+        model = self._model
         told = {"ep_rew_mean": "r", "ep_len_mean": "l"}
         metrics = {
             f"rollout/{name}": float(np.mean([episode[key] for episode in model.ep_info_buffer]))
@@ -164,12 +194,7 @@ class Checkpointer:
         scaling = model.get_vec_normalize_env()
         if scaling is not None:
             files["vecnormalize.json"] = normalisation_json(scaling).encode()
-        taken = _Taken(kind, timesteps, metrics, files)
-        if timesteps:  # the initial one is taken in the middle of a rollout
-            # At its end a run does not ask its simulator any more, which may be away.
-            files[LEARNER_FILE] = pack(captured(model, environments=kind == "periodic"))
-            taken.write_replay = self._replay.mark(timesteps)
-        return taken
+        return metrics, files
 
     def _write(self, taken: _Taken) -> None:
         """Put it into the store, record it, and let go of what it outlives. Raises LeaseLost, StoreUnavailable."""
@@ -200,9 +225,13 @@ class Checkpointer:
     def _publish(self, checkpoint: Checkpoint, taken: _Taken) -> None:
         """Make a version of it where the run wants that. Raises as ``Publisher.publish`` does."""
         run, epoch = self._run, self._run.lease_epoch
-        if checkpoint.kind == "initial":
+        if checkpoint.kind == "initial" and run.spec.experience is None:
             self._publisher.begin(run, checkpoint, taken.files, epoch)
-        elif checkpoint.kind == "final" or run.spec.publish_checkpoints or checkpoint.timesteps in self._wanted:
+        elif (
+            checkpoint.kind in {"initial", "final"}
+            or run.spec.publish_checkpoints
+            or checkpoint.timesteps in self._wanted
+        ):
             self.published = self._publisher.publish(run, checkpoint, policy_of(run), taken.metrics, taken.files, epoch)
 
     def _write_files(self, folder: Path, taken: _Taken) -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "EnvironmentSource",
     "EnvironmentSpec",
     "EvaluationPlan",
+    "ExperiencePlan",
     "GymClose",
     "Limits",
     "MetricPoint",
@@ -62,6 +63,7 @@ class EnvironmentSource:
         action_dim: number of discrete actions; 0 where the environment itself says.
         max_steps: steps after which an episode is truncated; 0: no limit of ours.
         min_lanes: ``attached:`` begins with as many lanes, and goes on down to as many; 0: as many as ``lanes``, or 1.
+        contract: of ``agents``: the spaces and mask length that agents and learner agree on, as JSON; else empty.
     """
 
     uri: str
@@ -71,6 +73,7 @@ class EnvironmentSource:
     action_dim: int = 0
     max_steps: int = 0
     min_lanes: int = 0
+    contract: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,21 @@ class EvaluationPlan:
 
 
 @dataclass(frozen=True)
+class ExperiencePlan:
+    """How the experience that agents push is learned from.
+
+    Attributes:
+        synchronous: on-policy: agents wait for the next version after ``n_steps`` each; nothing is dropped.
+        max_staleness: versions that a step may be behind; older ones are dropped and counted; -1: any number.
+        publish_seconds: a new version at most so often; 0: after every rollout.
+    """
+
+    synchronous: bool = False
+    max_staleness: int = -1
+    publish_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """Everything that decides what a run does; stored once and never changed.
 
@@ -145,6 +163,7 @@ class RunSpec:
         policy_name: whose versions it publishes; empty: its own id.
         publish_checkpoints: every checkpoint becomes a version; else the first weights and the last.
         evaluation: None: the run is not evaluated while it trains.
+        experience: of runs on ``agents``; None: the run steps its environment itself.
     """
 
     experiment_id: str
@@ -164,6 +183,7 @@ class RunSpec:
     policy_name: str = ""
     publish_checkpoints: bool = False
     evaluation: EvaluationPlan | None = None
+    experience: ExperiencePlan | None = None
 
     def to_json(self) -> Json:
         """A JSON object that ``from_json`` turns back into an equal spec."""
@@ -175,7 +195,7 @@ class RunSpec:
         plan = data.get("evaluation")
         wish = data.get("normalize")
         normalize = None if wish is None else Normalize(**{**wish, "norm_obs_keys": tuple(wish["norm_obs_keys"])})
-        parent = data.get("parent")
+        parent, experience = data.get("parent"), data.get("experience")
         return cls(
             **{
                 **data,
@@ -183,6 +203,7 @@ class RunSpec:
                 "normalize": normalize,
                 "limits": Limits(**data.get("limits", {})),
                 "parent": None if parent is None else Parent(**parent),
+                "experience": None if experience is None else ExperiencePlan(**experience),
                 "evaluation": None
                 if plan is None
                 else EvaluationPlan(**{**plan, "environment": _source(plan["environment"])}),

@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
+    "AgentTaken",
     "AttachForbidden",
     "AttachRefused",
     "AuxiliumError",
+    "ChunkOutOfOrder",
     "ContractViolation",
     "Draining",
     "EnvironmentLost",
@@ -182,6 +184,18 @@ class LimitExceeded(AuxiliumError):
     """A run took more than its limits allow. Raised and caught in workers only."""
 
     reason = "LIMIT_EXCEEDED"
+
+
+class AgentTaken(AuxiliumError):
+    """Another start of the same agent is connected, or was until a moment ago."""
+
+    reason = "AGENT_TAKEN"
+
+
+class ChunkOutOfOrder(AuxiliumError):
+    """A chunk of experience came before those that precede it."""
+
+    reason = "CHUNK_OUT_OF_ORDER"
 
 
 class StreamsExhausted(AuxiliumError):

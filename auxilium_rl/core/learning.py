@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from auxilium_rl.core.dto import Run
 from auxilium_rl.core.endurance import Endurance
 from auxilium_rl.core.engine import accelerate
 from auxilium_rl.core.errors import InvalidRequest, LanesLost, LeaseLost
+from auxilium_rl.core.experience.lanes import AgentLanes
+from auxilium_rl.core.experience.plan import ON_POLICY
+from auxilium_rl.core.experience.pushed import learn_from
 from auxilium_rl.core.hyperparameters import check_together
 from auxilium_rl.core.lanes import LanePort
 from auxilium_rl.core.learner_state import put_back_moment
@@ -78,7 +82,7 @@ class Learner:
         self._endure = endurance.until_it_works
         self._evaluation = evaluation
         self._tensorboard_dir = tensorboard_dir
-        self._lost_timesteps = 0
+        self._lost_timesteps, self._published_at = 0, 0.0
         self._reporter = ProgressReporter(
             run.run_id, run.lease_epoch, registry, metrics, control, lambda: self.model.num_timesteps
         )
@@ -100,6 +104,8 @@ class Learner:
         self._engine = report.name if not report.reason else f"{report.name}: {report.reason}"
         if self.algorithm != self._spec.algorithm:
             self._engine = f"{self.algorithm}, because the simulator has an action mask; {self._engine}"
+        if isinstance(lanes, AgentLanes):
+            learn_from(self.model, lanes)
         self._checkpoints.follow(self.model, self._artifact(self.model))
 
     def _take_over(self, resumption: Resumption | None) -> Resumption | None:
@@ -124,7 +130,13 @@ class Learner:
         """
         done = self.model.num_timesteps
         callback = RunCallback(
-            self._control, self._checkpoints.save, self._spec.checkpoint_freq, self._begin, self._evaluate, done
+            self._control,
+            self._checkpoints.save,
+            self._spec.checkpoint_freq,
+            self._begin,
+            self._evaluate,
+            self._publish,
+            done,
         )
         board = Board(str(self._tensorboard_dir))
         self.model.set_logger(Logger(str(self._tensorboard_dir), [self._reporter, board]))
@@ -149,6 +161,16 @@ class Learner:
             self._checkpoints.save("periodic")
         self._checkpoints.finish()
         return Outcome(command, self.model.num_timesteps)
+
+    def _publish(self) -> None:
+        """Give agents the weights of now, where there are agents and it is time."""
+        plan, agents = self._spec.experience, self._lanes
+        if plan is None or not isinstance(agents, AgentLanes) or not self.model.num_timesteps:
+            return
+        now = time.monotonic()
+        if self._spec.algorithm in ON_POLICY or now - self._published_at >= plan.publish_seconds:
+            agents.feed.version = self._checkpoints.publish_now().version
+            self._published_at = now
 
     def _evaluate(self) -> bool:
         """Evaluate if that is due; whether a checkpoint was taken for it."""
@@ -232,6 +254,8 @@ class Learner:
         """After the first step: the initial weights are saved, then the run says that it runs."""
         if self._newborn:
             self._checkpoints.save("initial")
+            if isinstance(self._lanes, AgentLanes) and self._checkpoints.published is not None:
+                self._lanes.feed.version = self._checkpoints.published.version
         self._announce()
 
     def _announce(self) -> None:

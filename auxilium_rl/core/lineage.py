@@ -132,6 +132,7 @@ class Lineage:
             policy_name=spec.policy_name,
             publish_checkpoints=spec.publish_checkpoints,
             evaluation=spec.evaluation,
+            experience=spec.experience,
             parent=Parent(parent.run_id, kind),
             timesteps_done=done,
         )

@@ -49,11 +49,11 @@ def evaluation_source(given: EnvironmentSource, defaults: SourceDefaults) -> Env
     """An environment for evaluations, nothing left open. Raises InvalidRequest."""
     gym_ids = checked_gym_ids(given.gym_ids, "environment.gym_ids") if given.gym_ids else ()
     source = resolve_source(given, gym_ids, given.lanes, defaults, None)
-    if source.uri.startswith("attached:"):
+    if source.uri.startswith("attached:") or source.uri == "agents":
         raise InvalidRequest.of(
             "environment.uri",
-            f"'{source.uri}' given; simulators dial in for training only: one that listens (grpc://host:port), "
-            "gym:<id> or fake is accepted",
+            f"'{source.uri}' given; simulators dial in, and agents push, for training only: one that listens "
+            "(grpc://host:port), gym:<id> or fake is accepted",
         )
     return source
 

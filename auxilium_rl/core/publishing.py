@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from auxilium_rl.core.dto import Checkpoint, Run
-from auxilium_rl.core.errors import LeaseLost, ModelNotReady, PolicyNotFound
+from auxilium_rl.core.errors import LeaseLost, ModelNotReady, PolicyNotFound, StoreUnavailable, VersionInUse
 from auxilium_rl.core.policies import NewVersion, PolicyVersion, check_policy_name
 from auxilium_rl.core.ports import ModelStore, PolicyRegistry, PolicyStore
 
@@ -92,6 +92,20 @@ class Publisher:
             raise LeaseLost("another worker holds this run")
         _log.info("version_published", policy=name, version=version.version, timesteps=version.timesteps)
         return version
+
+    def withdraw(self, version: PolicyVersion) -> None:
+        """Forget a version that nobody points to; else it stays."""
+        try:
+            now = self._registry.find(version.name, str(version.version))
+            if now.path == version.path and not self._is_kept(now):
+                self._registry.delete_version(version.name, version.version)
+                self._policies.remove(version.path)
+        except (PolicyNotFound, VersionInUse, StoreUnavailable) as why:
+            _log.debug("version_stays", policy=version.name, version=version.version, reason=why.message)
+
+    def _is_kept(self, version: PolicyVersion) -> bool:
+        known = self._registry.get(version.name).versions
+        return any(one.version == version.version and one.evaluations for one in known)
 
     def of_run(self, run: Run, timesteps: int | None, name: str) -> PolicyVersion:
         """Publish a checkpoint that a run has now; None: its newest. Raises as ``publish`` does."""

@@ -14,12 +14,14 @@ from auxilium_rl.core.dto import (
     EnvironmentSource,
     EnvironmentSpec,
     EvaluationPlan,
+    ExperiencePlan,
     Limits,
     Normalize,
     Parent,
     RunSpec,
 )
 from auxilium_rl.core.errors import FieldViolation, InvalidRequest
+from auxilium_rl.core.experience.plan import resolve_experience
 from auxilium_rl.core.hyperparameters import ALGORITHMS, check_together, parse_text, parse_typed
 from auxilium_rl.core.plans import resolve_plan
 from auxilium_rl.core.policies import check_chosen_name
@@ -77,6 +79,7 @@ class StartRequest:
     policy_name: str = ""
     publish_checkpoints: bool = False
     evaluation: EvaluationPlan | None = None
+    experience: ExperiencePlan | None = None
     parent: Parent | None = None
     timesteps_done: int = 0
 
@@ -173,6 +176,7 @@ def build_spec(
     export_path = found.check(lambda: export_target(path)) if path else ""
     if parsed is not None and source is not None and source.lanes:
         found.check(lambda: check_together(request.algorithm, parsed, source.lanes))
+    experience = found.check(lambda: resolve_experience(request, source))
     found.settle()
     return RunSpec(
         experiment_id=request.experiment_id,
@@ -192,6 +196,7 @@ def build_spec(
         policy_name=name or "",
         publish_checkpoints=request.publish_checkpoints,
         evaluation=plan,
+        experience=experience,
     )
 
 

@@ -30,6 +30,7 @@ class RunCallback(BaseCallback):
 
     Args:
         evaluate: evaluates if that is due; whether it took a checkpoint.
+        publish: makes a version of now, if that is due.
         done: timesteps that an earlier worker did.
     """
 
@@ -40,10 +41,11 @@ class RunCallback(BaseCallback):
         checkpoint_freq: int,
         on_first_step: Callable[[], None],
         evaluate: Callable[[], bool],
+        publish: Callable[[], None],
         done: int = 0,
     ) -> None:
         super().__init__()
-        self._evaluate = evaluate
+        self._evaluate, self._publish = evaluate, publish
         self._control = control
         self._save = save
         self._freq = checkpoint_freq
@@ -59,6 +61,7 @@ class RunCallback(BaseCallback):
             self._next_checkpoint = (done // self._freq + 1) * self._freq
         if not self._evaluate() and done >= due:
             self._save("periodic")
+        self._publish()
 
     def _on_step(self) -> bool:
         self._control.moved()

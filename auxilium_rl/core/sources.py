@@ -71,6 +71,7 @@ def resolve_source(
             f"environment.{name}",
             f"{value} given, but '{uri}' without gym ids says its spaces itself; leave it out",
         )
+    _check_contract(found, uri, given.contract)
     found.settle()
     counted = uri.startswith(("grpc://", "unix://", "attached:")) and not gym_ids  # lanes are the simulator's to say
     return EnvironmentSource(
@@ -83,6 +84,7 @@ def resolve_source(
         or (negotiated.max_steps if negotiated else 0)
         or (defaults.shape.max_steps if told else 0),
         min_lanes=given.min_lanes or (lanes or 1 if uri.startswith("attached:") else 0),
+        contract=given.contract,
     )
 
 
@@ -113,6 +115,20 @@ def _check_lanes(found: Violations, given: EnvironmentSource, uri: str, gym_ids:
     )
 
 
+def _check_contract(found: Violations, uri: str, contract: str) -> None:
+    """Agents' spaces are the caller's to say; everybody else's are not."""
+    found.require(
+        bool(contract) or uri != "agents",
+        "environment.observation_space",
+        "none given; 'agents' needs both spaces, since nobody else can say them",
+    )
+    found.require(
+        not contract or uri == "agents",
+        "environment.observation_space",
+        f"given, but '{uri}' says its spaces itself; leave it out",
+    )
+
+
 def _default_uri(gym_ids: tuple[str, ...], defaults: SourceDefaults) -> str:
     if defaults.default_env == "adapter":
         return "adapter"
@@ -122,7 +138,8 @@ def _default_uri(gym_ids: tuple[str, ...], defaults: SourceDefaults) -> str:
 
 
 _ACCEPTED = (
-    "grpc://host:port, unix:///path, dm_env_rpc://host:port, attached:<experiment id>, gym:<Gymnasium id> and fake"
+    "grpc://host:port, unix:///path, dm_env_rpc://host:port, attached:<experiment id>, agents, gym:<Gymnasium id> "
+    "and fake"
 )
 
 
@@ -142,4 +159,6 @@ def _check_uri(found: Violations, uri: str) -> None:
         ok = bool(rest.strip()) and len(rest) <= MAX_ID and rest.isprintable()
         found.require(ok, "environment.uri", f"'{uri}' given; attached:<experiment id> is accepted")
     else:
-        found.require(uri in {"fake", "adapter"}, "environment.uri", f"'{uri}' given; {_ACCEPTED} are accepted")
+        found.require(
+            uri in {"fake", "adapter", "agents"}, "environment.uri", f"'{uri}' given; {_ACCEPTED} are accepted"
+        )

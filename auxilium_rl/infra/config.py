@@ -108,6 +108,11 @@ class Settings(BaseSettings):
         None,
         description="Folder or URL of policies' versions. Default: DATA_DIR/policies, or beside a URL's checkpoints.",
     )
+    experience_dir: Path | None = Field(
+        None,
+        description="Folder of what agents pushed; shared by servers that share a database. Default: below DATA_DIR.",
+    )
+    max_agents: int = Field(128, ge=1, le=4096, description="Agents connected at once, over all runs.")
     act_workers: int = Field(1, ge=1, le=256, description="Processes that act; above 1 they share the port.")
     act_cache_mb: int = Field(512, ge=1, description="Graphs of loaded policies that are kept for acting, in MiB.")
     act_fast_lane: str = Field(
@@ -189,6 +194,11 @@ class Settings(BaseSettings):
         if self.checkpoint_dir and "://" in self.checkpoint_dir:
             return self.checkpoint_dir
         return str(Path(self.checkpoint_dir or self.data_dir / "checkpoints").absolute())
+
+    @property
+    def experience_folder(self) -> Path:
+        """Absolute folder of agents' experience."""
+        return (self.experience_dir or self.data_dir / "experience").absolute()
 
     @property
     def policies_place(self) -> str:

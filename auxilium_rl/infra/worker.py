@@ -22,6 +22,8 @@ from auxilium_rl.core.control import Control, EndedEarly
 from auxilium_rl.core.dto import Run
 from auxilium_rl.core.endurance import Endurance
 from auxilium_rl.core.errors import AuxiliumError, LeaseLost, StoreUnavailable
+from auxilium_rl.core.experience.lanes import AgentLanes
+from auxilium_rl.core.experience.plan import AGENTS
 from auxilium_rl.core.heartbeat import LOST, WISHES, Heartbeat
 from auxilium_rl.core.lanes import LanePort
 from auxilium_rl.core.learning import Learner
@@ -34,6 +36,7 @@ from auxilium_rl.core.training_evaluation import EvaluationTools, TrainingEvalua
 from auxilium_rl.infra.config import Settings
 from auxilium_rl.infra.environments import open_lanes
 from auxilium_rl.infra.executor import log_tail
+from auxilium_rl.infra.experience.reader import SegmentReader
 from auxilium_rl.infra.impatience import Impatience
 from auxilium_rl.infra.logging import configure_logging
 from auxilium_rl.infra.model_store import ModelStore
@@ -109,7 +112,7 @@ class _Worker:
         return self.registry.transition(run_id, epoch=epoch, **again)
 
     def _train(self, endurance: Endurance) -> dict[str, Any]:
-        spec, settings = self.run.spec, self.settings
+        settings = self.settings
         store = endurance.until_it_works(
             lambda: ModelStore(settings.models_folder, settings.checkpoint_place, export_root=settings.export_root)
         )
@@ -118,9 +121,7 @@ class _Worker:
         policies = endurance.until_it_works(self._policy_store)
         evaluation = self._evaluation(store, policies)
         try:
-            lanes = open_lanes(
-                spec.environment, settings, patience, self.factory, spec.experiment_id, self.gateway, self
-            )
+            lanes = self._lanes(patience)
         except BaseException:
             if evaluation is not None:
                 evaluation.close()
@@ -148,6 +149,13 @@ class _Worker:
             if evaluation is not None:
                 evaluation.close()
         return self._ending(outcome.command, outcome.timesteps_done, exported)
+
+    def _lanes(self, patience: RunPatience) -> LanePort:
+        spec, settings = self.run.spec, self.settings
+        if spec.environment.uri == AGENTS:
+            reader = SegmentReader(settings.experience_folder / self.run.run_id)
+            return AgentLanes(self.run, reader, self.control, patience)
+        return open_lanes(spec.environment, settings, patience, self.factory, spec.experiment_id, self.gateway, self)
 
     def _evaluation(self, store: ModelStore, policies: PolicyStore) -> TrainingEvaluation | None:
         plan, settings = self.run.spec.evaluation, self.settings

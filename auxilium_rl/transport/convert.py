@@ -11,13 +11,24 @@ from google.protobuf import json_format, struct_pb2, timestamp_pb2
 
 from auxilium_rl.core.algorithm_info import AlgorithmInfo
 from auxilium_rl.core.attachments import AttachedInfo
-from auxilium_rl.core.dto import Checkpoint, EnvironmentSource, EvaluationPlan, Limits, MetricPoint, Normalize, Run
+from auxilium_rl.core.dto import (
+    Checkpoint,
+    EnvironmentSource,
+    EvaluationPlan,
+    ExperiencePlan,
+    Limits,
+    MetricPoint,
+    Normalize,
+    Run,
+)
 from auxilium_rl.core.errors import InvalidRequest
 from auxilium_rl.core.housekeeping import Garbage
 from auxilium_rl.core.lineage import Changes
 from auxilium_rl.core.publishing import policy_of
 from auxilium_rl.core.requests import StartRequest
 from auxilium_rl.core.states import ACTIVE, RunState
+from auxilium_rl.wire.agreement import contract_of, spaces_of
+from auxilium_rl.wire.spaces import UnsupportedSpace, space_message, space_of
 from generated.auxilium.v1 import runs_pb2 as pb
 
 __all__ = [
@@ -50,6 +61,7 @@ def start_request(message: pb.StartRunRequest) -> StartRequest:
         policy_name=message.policy_name,
         publish_checkpoints=message.publish_checkpoints,
         evaluation=_plan(message.evaluation) if message.HasField("evaluation") else None,
+        experience=_experience(message.experience) if message.HasField("experience") else None,
     )
 
 
@@ -79,14 +91,54 @@ def _plan_message(plan: EvaluationPlan | None) -> pb.EvaluationPlan | None:
 
 
 def _source_message(env: EnvironmentSource) -> pb.EnvironmentSource:
-    return pb.EnvironmentSource(**asdict(env))
+    told = asdict(env)
+    contract = told.pop("contract")
+    message = pb.EnvironmentSource(**told)
+    if contract:
+        observation, action, message.mask_len = spaces_of(contract)
+        message.observation_space.CopyFrom(space_message(observation))
+        message.action_space.CopyFrom(space_message(action))
+    return message
 
 
 def source_of(env: pb.EnvironmentSource) -> EnvironmentSource:
-    """Where a caller says that lanes are."""
+    """Where a caller says that lanes are. Raises InvalidRequest for spaces that cannot travel."""
     return EnvironmentSource(
-        env.uri, env.lanes, tuple(env.gym_ids), env.observation_dim, env.action_dim, env.max_steps, env.min_lanes
+        env.uri,
+        env.lanes,
+        tuple(env.gym_ids),
+        env.observation_dim,
+        env.action_dim,
+        env.max_steps,
+        env.min_lanes,
+        _contract(env),
     )
+
+
+def _contract(env: pb.EnvironmentSource) -> str:
+    if not (env.HasField("observation_space") or env.HasField("action_space") or env.mask_len):
+        return ""
+    try:
+        observation = space_of(env.observation_space, "environment.observation_space")
+        action = space_of(env.action_space, "environment.action_space")
+        return contract_of(observation, action, env.mask_len)
+    except UnsupportedSpace as refused:
+        where, _, why = str(refused).partition(": ")
+        raise InvalidRequest.of(where if why else "environment", why or str(refused)) from refused
+
+
+def _experience_message(plan: ExperiencePlan | None) -> pb.ExperiencePlan | None:
+    if plan is None:
+        return None
+    stale = None if plan.max_staleness < 0 else plan.max_staleness
+    return pb.ExperiencePlan(synchronous=plan.synchronous, max_staleness=stale, publish_seconds=plan.publish_seconds)
+
+
+def _experience(message: pb.ExperiencePlan) -> ExperiencePlan:
+    stale = message.max_staleness if message.HasField("max_staleness") else -1
+    if message.HasField("max_staleness") and stale < 0:
+        raise InvalidRequest.of("experience.max_staleness", f"{stale} given; 0 or more versions are accepted")
+    return ExperiencePlan(message.synchronous, stale, message.publish_seconds)
 
 
 def _normalize(message: pb.Normalize) -> Normalize:
@@ -161,6 +213,7 @@ def run_message(run: Run, tensorboard_dir: str = "", simulators: Sequence[Attach
         policy_name=policy_of(run),
         publish_checkpoints=spec.publish_checkpoints,
         evaluation=_plan_message(spec.evaluation),
+        experience=_experience_message(spec.experience),
     )
 
 

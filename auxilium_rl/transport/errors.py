@@ -37,6 +37,8 @@ STATUS_OF: dict[type[errors.AuxiliumError], grpc.StatusCode] = {
     errors.QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.QuotaExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.LimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.AgentTaken: grpc.StatusCode.ALREADY_EXISTS,
+    errors.ChunkOutOfOrder: grpc.StatusCode.FAILED_PRECONDITION,
     errors.StreamsExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Draining: grpc.StatusCode.UNAVAILABLE,
     errors.StoreUnavailable: grpc.StatusCode.UNAVAILABLE,

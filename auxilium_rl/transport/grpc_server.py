@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from auxilium_rl.core.errors import StoreUnavailable
 from auxilium_rl.core.ports import SimulatorGateway
 from auxilium_rl.transport.act_server import listen_options
+from auxilium_rl.transport.experience_servicer import ExperienceServicer
 from auxilium_rl.transport.gateway_servicer import SERVICE as GATEWAY
 from auxilium_rl.transport.gateway_servicer import gateway_service
 from auxilium_rl.transport.health_servicer import HealthMonitor
@@ -23,7 +24,7 @@ from auxilium_rl.transport.run_servicer import RunServicer
 from auxilium_rl.transport.trainer_servicer import TrainerServicer
 from auxilium_rl.wire.call_pool import CallPool
 from generated import policy_trainer_pb2_grpc
-from generated.auxilium.v1 import policies_pb2_grpc, runs_pb2_grpc
+from generated.auxilium.v1 import experience_pb2_grpc, policies_pb2_grpc, runs_pb2_grpc
 from generated.inference import open_inference_pb2_grpc
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ SERVICES = (
     "policy_trainer.PolicyTrainerService",
     "auxilium.v1.RunService",
     "auxilium.v1.PolicyService",
+    "auxilium.v1.ExperienceService",
     "inference.GRPCInferenceService",
     GATEWAY,
 )
@@ -59,6 +61,7 @@ class GrpcServer:
         runs: RunServicer,
         policies: PolicyServicer,
         inference: InferenceServicer,
+        experience: ExperienceServicer,
         health: HealthMonitor,
         gateway: SimulatorGateway,
         *,
@@ -68,6 +71,7 @@ class GrpcServer:
         max_streams: int,
         max_act_streams: int,
         max_attached: int,
+        max_agents: int,
         max_message_mb: int,
         shared: bool = False,
     ) -> None:
@@ -82,7 +86,10 @@ class GrpcServer:
         self._acting = futures.ThreadPoolExecutor(max_act_streams + 1, thread_name_prefix="act-stream")
         _use(RunServicer, self._streams, "WatchRun")
         _use(PolicyServicer, self._following, "WatchPolicy", "Evaluate", "DownloadPolicy")
+        self._agents = futures.ThreadPoolExecutor(max_agents + 1, thread_name_prefix="agent-stream")
         _use(PolicyServicer, self._acting, "ActStream")
+        _use(ExperienceServicer, self._agents, "Push")
+        experience_pb2_grpc.add_ExperienceServiceServicer_to_server(experience, self._server)
         policy_trainer_pb2_grpc.add_PolicyTrainerServiceServicer_to_server(trainer, self._server)
         runs_pb2_grpc.add_RunServiceServicer_to_server(runs, self._server)
         policies_pb2_grpc.add_PolicyServiceServicer_to_server(policies, self._server)
@@ -118,7 +125,7 @@ class GrpcServer:
         """Take no new calls and wait up to ``grace`` seconds for those under way."""
         self._server.stop(grace).wait()
         self._pool.shutdown()
-        for pool in (self._streams, self._following, self._acting):
+        for pool in (self._streams, self._following, self._acting, self._agents):
             pool.shutdown(wait=False, cancel_futures=True)
 
 

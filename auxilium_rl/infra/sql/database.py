@@ -28,7 +28,7 @@ from auxilium_rl.core.errors import StoreBusy, StoreUnavailable
 
 __all__ = ["HEAD", "migrate", "open_database", "put_row", "reading", "schema_version", "writing"]
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest migration; known here so that a server whose schema is up to date need not import Alembic (0.15 s)."""
 
 _BUSY_TIMEOUT_MS = 30_000

@@ -20,6 +20,7 @@ from sqlalchemy.dialects import mysql
 
 __all__ = [
     "admission",
+    "agents",
     "checkpoints",
     "gym_closes",
     "health_probe",
@@ -215,6 +216,25 @@ policy_evaluations = Table(
     Column("body", _LongText, nullable=False),
     Column("created_at", _Time, nullable=False),
     Index(None, "name", "version"),
+)
+
+# Who pushes experience to which run.
+agents = Table(
+    "agents",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("agent_id", _Name, primary_key=True),
+    Column("incarnation", _Name, nullable=False),
+    Column("owner", String(64), nullable=False),
+    # By the database's clock; 0: it is not connected.
+    Column("lease_expires_at", _Time, nullable=False),
+    Column("joined_at", _Time, nullable=False),
+    Column("last_seen", _Time, nullable=False),
+    Column("steps", BigInteger, nullable=False, default=0),
+    Column("episodes", BigInteger, nullable=False, default=0),
+    Column("mean_return", Double),
+    Column("version", Integer, nullable=False, default=-1),
+    Column("rejected", BigInteger, nullable=False, default=0),
 )
 
 # One row, which rises with every change of a policy: whoever follows policies looks at it alone.

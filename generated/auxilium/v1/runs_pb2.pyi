@@ -12,6 +12,7 @@ from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from ...simulation.v2 import simulation_pb2 as _simulation_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -86,10 +87,13 @@ class EnvironmentSource(_message.Message):
     ACTION_DIM_FIELD_NUMBER: _builtins.int
     MAX_STEPS_FIELD_NUMBER: _builtins.int
     MIN_LANES_FIELD_NUMBER: _builtins.int
+    OBSERVATION_SPACE_FIELD_NUMBER: _builtins.int
+    ACTION_SPACE_FIELD_NUMBER: _builtins.int
+    MASK_LEN_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
     """"gym:CartPole-v1" (in the worker), "grpc://host:port" (simulation.v2; with gym_ids the unary protocol),
     "attached:<experiment id>" (simulators that dial in), "dm_env_rpc://host:port", "unix:///path" (a simulator's gRPC
-    socket, where the server allows it), "fake"; empty: the server's DEFAULT_ENV.
+    socket, where the server allows it), "agents" (who act elsewhere and push what they experience), "fake"; empty: the server's DEFAULT_ENV.
     """
     lanes: _builtins.int
     """0: what the simulator has; one for gym, fake and dm_env_rpc"""
@@ -101,9 +105,19 @@ class EnvironmentSource(_message.Message):
     """steps after which an episode is truncated; 0: MAX_STEPS where observation_dim applies, else no limit"""
     min_lanes: _builtins.int
     """attached: training begins with as many lanes, and goes on down to as many; 0: lanes, or one"""
+    mask_len: _builtins.int
+    """agents: of their action masks; 0: they have none"""
     @_builtins.property
     def gym_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """the unary protocol's name of each lane, unique"""
+
+    @_builtins.property
+    def observation_space(self) -> _simulation_pb2.Space:
+        """agents: what they see"""
+
+    @_builtins.property
+    def action_space(self) -> _simulation_pb2.Space:
+        """agents: what they do"""
 
     def __init__(
         self,
@@ -115,10 +129,13 @@ class EnvironmentSource(_message.Message):
         action_dim: _builtins.int = ...,
         max_steps: _builtins.int = ...,
         min_lanes: _builtins.int = ...,
+        observation_space: _simulation_pb2.Space | None = ...,
+        action_space: _simulation_pb2.Space | None = ...,
+        mask_len: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action_space", b"action_space", "observation_space", b"observation_space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_dim", b"action_dim", "gym_ids", b"gym_ids", "lanes", b"lanes", "max_steps", b"max_steps", "min_lanes", b"min_lanes", "observation_dim", b"observation_dim", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_dim", b"action_dim", "action_space", b"action_space", "gym_ids", b"gym_ids", "lanes", b"lanes", "mask_len", b"mask_len", "max_steps", b"max_steps", "min_lanes", b"min_lanes", "observation_dim", b"observation_dim", "observation_space", b"observation_space", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -208,6 +225,7 @@ class StartRunRequest(_message.Message):
     POLICY_NAME_FIELD_NUMBER: _builtins.int
     PUBLISH_CHECKPOINTS_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
+    EXPERIENCE_FIELD_NUMBER: _builtins.int
     experiment_id: _builtins.str
     """groups runs; must not be empty"""
     algorithm: _builtins.str
@@ -246,6 +264,10 @@ class StartRunRequest(_message.Message):
     def evaluation(self) -> Global___EvaluationPlan:
         """absent: the run is not evaluated while it trains"""
 
+    @_builtins.property
+    def experience(self) -> Global___ExperiencePlan:
+        """how agents' experience is learned from; absent: the defaults"""
+
     def __init__(
         self,
         *,
@@ -265,16 +287,49 @@ class StartRunRequest(_message.Message):
         policy_name: _builtins.str = ...,
         publish_checkpoints: _builtins.bool = ...,
         evaluation: Global___EvaluationPlan | None = ...,
+        experience: Global___ExperiencePlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "environment", b"environment", "evaluation", b"evaluation", "hyperparameters", b"hyperparameters", "limits", b"limits", "normalize", b"normalize", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "environment", b"environment", "evaluation", b"evaluation", "experience", b"experience", "hyperparameters", b"hyperparameters", "limits", b"limits", "normalize", b"normalize", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "algorithm", b"algorithm", "checkpoint_freq", b"checkpoint_freq", "environment", b"environment", "evaluation", b"evaluation", "experiment_id", b"experiment_id", "frame_stack", b"frame_stack", "hyperparameters", b"hyperparameters", "idempotency_key", b"idempotency_key", "limits", b"limits", "model_output_path", b"model_output_path", "normalize", b"normalize", "policy", b"policy", "policy_name", b"policy_name", "publish_checkpoints", b"publish_checkpoints", "seed", b"seed", "total_timesteps", b"total_timesteps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "algorithm", b"algorithm", "checkpoint_freq", b"checkpoint_freq", "environment", b"environment", "evaluation", b"evaluation", "experience", b"experience", "experiment_id", b"experiment_id", "frame_stack", b"frame_stack", "hyperparameters", b"hyperparameters", "idempotency_key", b"idempotency_key", "limits", b"limits", "model_output_path", b"model_output_path", "normalize", b"normalize", "policy", b"policy", "policy_name", b"policy_name", "publish_checkpoints", b"publish_checkpoints", "seed", b"seed", "total_timesteps", b"total_timesteps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
 
 Global___StartRunRequest: _TypeAlias = StartRunRequest  # noqa: Y015
+
+@_typing.final
+class ExperiencePlan(_message.Message):
+    """Only for runs whose environment is "agents"."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SYNCHRONOUS_FIELD_NUMBER: _builtins.int
+    MAX_STALENESS_FIELD_NUMBER: _builtins.int
+    PUBLISH_SECONDS_FIELD_NUMBER: _builtins.int
+    synchronous: _builtins.bool
+    """on-policy: agents wait for the next version after n_steps each; nothing is dropped"""
+    max_staleness: _builtins.int
+    """on-policy: versions that a step may be behind, else it is dropped and counted; absent: 4"""
+    publish_seconds: _builtins.float
+    """off-policy: a new version at most so often; 0: 0.5"""
+    def __init__(
+        self,
+        *,
+        synchronous: _builtins.bool = ...,
+        max_staleness: _builtins.int | None = ...,
+        publish_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_staleness", b"_max_staleness", "max_staleness", b"max_staleness"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_staleness", b"_max_staleness", "max_staleness", b"max_staleness", "publish_seconds", b"publish_seconds", "synchronous", b"synchronous"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_staleness: _TypeAlias = _typing.Literal["max_staleness"]  # noqa: Y015
+    _WhichOneofArgType__max_staleness: _TypeAlias = _typing.Literal["_max_staleness", b"_max_staleness"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_staleness) -> _WhichOneofReturnType__max_staleness | None: ...
+
+Global___ExperiencePlan: _TypeAlias = ExperiencePlan  # noqa: Y015
 
 @_typing.final
 class EvaluationPlan(_message.Message):
@@ -852,6 +907,7 @@ class Run(_message.Message):
     POLICY_NAME_FIELD_NUMBER: _builtins.int
     PUBLISH_CHECKPOINTS_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
+    EXPERIENCE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     experiment_id: _builtins.str
     algorithm: _builtins.str
@@ -915,6 +971,8 @@ class Run(_message.Message):
     def limits(self) -> Global___Limits: ...
     @_builtins.property
     def evaluation(self) -> Global___EvaluationPlan: ...
+    @_builtins.property
+    def experience(self) -> Global___ExperiencePlan: ...
     def __init__(
         self,
         *,
@@ -952,10 +1010,11 @@ class Run(_message.Message):
         policy_name: _builtins.str = ...,
         publish_checkpoints: _builtins.bool = ...,
         evaluation: Global___EvaluationPlan | None = ...,
+        experience: Global___ExperiencePlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "environment", b"environment", "evaluation", b"evaluation", "finished_at", b"finished_at", "hyperparameters", b"hyperparameters", "limits", b"limits", "normalize", b"normalize", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "environment", b"environment", "evaluation", b"evaluation", "experience", b"experience", "finished_at", b"finished_at", "hyperparameters", b"hyperparameters", "limits", b"limits", "normalize", b"normalize", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "attempt", b"attempt", "checkpoints", b"checkpoints", "created_at", b"created_at", "engine", b"engine", "environment", b"environment", "error_message", b"error_message", "evaluation", b"evaluation", "experiment_id", b"experiment_id", "exported_path", b"exported_path", "finished_at", b"finished_at", "frame_stack", b"frame_stack", "hyperparameters", b"hyperparameters", "limits", b"limits", "log_tail", b"log_tail", "model_output_path", b"model_output_path", "normalize", b"normalize", "parent_kind", b"parent_kind", "parent_run_id", b"parent_run_id", "policy", b"policy", "policy_name", b"policy_name", "publish_checkpoints", b"publish_checkpoints", "queue_position", b"queue_position", "run_id", b"run_id", "seconds_left", b"seconds_left", "seed", b"seed", "simulators", b"simulators", "started_at", b"started_at", "state", b"state", "state_reason", b"state_reason", "steps_per_second", b"steps_per_second", "tensorboard_dir", b"tensorboard_dir", "timesteps_done", b"timesteps_done", "total_timesteps", b"total_timesteps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "attempt", b"attempt", "checkpoints", b"checkpoints", "created_at", b"created_at", "engine", b"engine", "environment", b"environment", "error_message", b"error_message", "evaluation", b"evaluation", "experience", b"experience", "experiment_id", b"experiment_id", "exported_path", b"exported_path", "finished_at", b"finished_at", "frame_stack", b"frame_stack", "hyperparameters", b"hyperparameters", "limits", b"limits", "log_tail", b"log_tail", "model_output_path", b"model_output_path", "normalize", b"normalize", "parent_kind", b"parent_kind", "parent_run_id", b"parent_run_id", "policy", b"policy", "policy_name", b"policy_name", "publish_checkpoints", b"publish_checkpoints", "queue_position", b"queue_position", "run_id", b"run_id", "seconds_left", b"seconds_left", "seed", b"seed", "simulators", b"simulators", "started_at", b"started_at", "state", b"state", "state_reason", b"state_reason", "steps_per_second", b"steps_per_second", "tensorboard_dir", b"tensorboard_dir", "timesteps_done", b"timesteps_done", "total_timesteps", b"total_timesteps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

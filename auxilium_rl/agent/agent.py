@@ -1,0 +1,443 @@
+"""``Agent``: acts in its caller's process and lets a server learn."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+import threading
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import structlog
+
+from auxilium_rl.agent.config import AgentConfig
+from auxilium_rl.agent.episode import Episode, Rows, Step
+from auxilium_rl.agent.link import Link
+from auxilium_rl.agent.outbox import Outbox, Undelivered
+from auxilium_rl.agent.packing import Packer
+from auxilium_rl.agent.seeing import Eye
+from auxilium_rl.client import Client
+from auxilium_rl.client.agents import Agents
+from auxilium_rl.client.errors import ActError, ClientError, InvalidArgument
+from auxilium_rl.client.local_policy import LocalPolicy
+from auxilium_rl.inference.refused import Refused
+from auxilium_rl.inference.sampling import Sampler, SplitMix64
+from auxilium_rl.wire.rows import AnySpace
+from auxilium_rl.wire.spaces import mask_length, space_message
+from generated.auxilium.v1 import experience_pb2 as pb
+
+__all__ = ["Agent"]
+
+_log = structlog.get_logger(__name__)
+_PATIENCE = 60.0
+
+
+class Agent:
+    """An agent inside of a system; a context manager.
+
+    It acts with the newest version that has come, and never waits for the network to do so; but it waits where it was
+    told to: ``synchronous``, for the next version; ``overflow="wait"``, while too many steps are on their way.
+
+    Args:
+        observation_space, action_space: of the system it lives in.
+        masked: whether actions have masks.
+        config: an ``AgentConfig``, or a file of one; ``settings`` are its attributes, and count more.
+
+    Raises:
+        InvalidArgument: names every field at fault; also where the spaces are not those of the run.
+        TimeoutError: no server, or no version of the policy, within a minute.
+        ClientError: the run has ended, or the server refuses.
+    """
+
+    def __init__(
+        self,
+        observation_space: AnySpace,
+        action_space: AnySpace,
+        *,
+        masked: bool = False,
+        config: AgentConfig | str | Path | None = None,
+        **settings: Any,
+    ) -> None:
+        if isinstance(config, AgentConfig):
+            self.config = AgentConfig(**{**vars(config), **settings})
+        else:
+            self.config = AgentConfig(**settings) if config is None else AgentConfig.of_file(config, **settings)
+        self._mask_len = mask_length(action_space) if masked else 0
+        self._eye = Eye(observation_space, action_space)
+        self._client = Client(self.config.address, connect_timeout=self.config.join_seconds)
+        self._lock, self._acting = threading.Lock(), threading.Lock()
+        self._work = threading.Condition()
+        self._closed = self._forced = False
+        self._episodes: dict[str, Episode] = {}
+        self._ending: list[Episode] = []
+        self._number = secrets.randbits(40) << 20
+        self._unsent = self._completed = 0
+        self._acted_with = -1
+        self.unfinished = 0
+        self._rng = SplitMix64(self.config.seed if self.config.seed is not None else secrets.randbits(64))
+        self._link: Link | None = None
+        self._packing: threading.Thread | None = None
+        try:
+            self._join(observation_space, action_space)
+        except BaseException:
+            self._hang_up()
+            raise
+
+    def _join(self, observation: AnySpace, action: AnySpace) -> None:
+        config = self.config
+        self.run_id = config.run_id or self._started(observation, action)
+        self._quota = 0
+        if config.explore:
+            self._outbox, incarnation = self._opened()
+            self._packer = Packer(self._eye.counted, self._eye.counted_action, self._mask_len, config.compress)
+            join = pb.Join(
+                run_id=self.run_id,
+                agent_id=config.name,
+                incarnation=incarnation,
+                observation=space_message(observation),
+                action=space_message(action),
+                mask_len=self._mask_len,
+            )
+            self._link = Link(self._client.experience_stub, join, self._outbox, self._notify)
+            self._quota = self._link.wait_for_welcome(config.join_seconds).quota
+        self._await_run()
+        self._policy = LocalPolicy(
+            self._client,
+            self.run_id,
+            config.join_seconds,
+            lambda graph, description: Sampler(graph, description, config.noise),
+        )
+        if config.explore:
+            self._packing = threading.Thread(target=self._pack_on, name="agent-packing", daemon=True)
+            self._packing.start()
+
+    def _started(self, observation: AnySpace, action: AnySpace) -> str:
+        """The run of the experiment: whoever asks first starts it, the others get the same one."""
+        config = self.config
+        agents = Agents(
+            observation, action, self._mask_len, synchronous=config.synchronous, max_staleness=config.max_staleness
+        )
+        run = self._client.train(
+            config.algorithm,
+            env="agents",
+            total_timesteps=config.total_timesteps,
+            experiment_id=config.experiment_id,
+            lanes=config.agents,
+            seed=config.seed,
+            hyperparameters=config.hyperparameters,
+            policy_name=config.policy_name,
+            agents=agents,
+            idempotency_key=f"agents:{config.experiment_id}",
+        )
+        return run.run_id
+
+    def _await_run(self) -> None:
+        """Wait until the run has published what to act with. Raises ClientError, TimeoutError."""
+        run, seconds = self._client.run(self.run_id), self.config.join_seconds
+        for event in run.watch(timeout=seconds):
+            status = event.status
+            if status is not None and status.state in {"RUNNING", "WAITING"}:
+                return
+            if status is not None and status.state in {"SUCCEEDED", "FAILED", "STOPPED"}:
+                raise ClientError(f"run '{self.run_id}' is {status.state}: {status.error_message or 'it has ended'}")
+        raise TimeoutError(f"run '{self.run_id}' published nothing within {seconds:g} s")
+
+    def _opened(self) -> tuple[Outbox, str]:
+        """The outbox, with what an earlier start of this agent could not deliver, and the incarnation it belongs to."""
+        if not self.config.spill_dir:
+            return Outbox(self.config.queue_steps, None), uuid.uuid4().hex
+        name = hashlib.sha256(f"{self.run_id}/{self.config.name}".encode()).hexdigest()[:16]
+        root = Path(self.config.spill_dir) / name
+        left = sorted(path for path in root.glob("*") if any(path.glob("*.chunk")))
+        incarnation = left[0].name if left else uuid.uuid4().hex
+        folder = root / incarnation
+        folder.mkdir(parents=True, exist_ok=True)
+        outbox = Outbox(self.config.queue_steps, folder)
+        steps = outbox.load()
+        if steps:
+            _log.info("agent_goes_on", steps=steps, incarnation=incarnation[:8])
+        return outbox, incarnation
+
+    def __enter__(self) -> Agent:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- acting
+
+    @property
+    def version(self) -> int:
+        """Of the policy that acts now."""
+        return self._policy.made[1]
+
+    @property
+    def run_ended(self) -> bool:
+        """Whether the run takes no more: the agent still acts, and nothing more is sent."""
+        return self._link is not None and bool(self._link.ended)
+
+    def act(self, observation: Any, mask: Any = None, *, episode: str = "") -> Step:
+        """Choose an action.
+
+        Args:
+            observation: an element of the observation space, as the system has it.
+            mask: the legal actions ``(mask_len,)``; None: all.
+            episode: which of several at once; the first step of a name begins it.
+
+        Raises:
+            ActError: this is no observation, or nothing is legal.
+            ClientError: acting goes on without a place for what comes of it (see ``AgentConfig.queue_steps``).
+        """
+        row, kept = self._eye.see(observation)
+        legal = None if mask is None else self._eye.mask(mask, self._mask_len)
+        with self._acting:
+            if not self.config.explore:
+                sampler, version = self._policy.made
+                return self._chosen(sampler.best, row, legal, version, None)
+            now = self._episodes.get(episode)
+            if now is None:
+                self._number += 1
+                now = self._episodes[episode] = Episode(self._number, episode, self._lock)
+            elif now.waiting:
+                self._saw(now, kept)
+            sampler, version = self._policy.made
+            step = self._chosen(
+                lambda given, mask: sampler.draw(given, self._rng, mask), row, legal, version, (now, kept)
+            )
+            with self._lock:
+                self._unsent += 1
+            if self._unsent >= self.config.chunk_steps:
+                self._make_room()
+            return step
+
+    def _chosen(self, draw: Any, row: Any, legal: Any, version: int, into: tuple[Episode, Any] | None) -> Step:
+        try:
+            taken, sent, log_prob = draw(row, legal)
+        except Refused as refused:
+            raise ActError(str(refused)) from refused
+        if into is None:
+            return Step(self._eye.native(sent), log_prob, version, _NOWHERE, 0)
+        episode, kept = into
+        number = episode.add(kept, taken, log_prob, legal, version)
+        return Step(self._eye.native(sent), log_prob, version, episode, number)
+
+    def end(
+        self,
+        *,
+        terminated: bool = False,
+        truncated: bool = False,
+        final_obs: Any = None,
+        episode: str = "",
+        rewards_follow: bool = False,
+    ) -> None:
+        """The episode is over.
+
+        Args:
+            terminated: it came to its end. truncated: it was cut off, and ``final_obs`` is what was seen last.
+            rewards_follow: steps without a reward wait for it, until ``flush`` or ``close``; else it is 0.
+
+        Raises:
+            InvalidArgument: not one of the two, no ``final_obs`` where it is needed, or there is no such episode.
+        """
+        if terminated == truncated:
+            raise InvalidArgument(
+                f"terminated: {terminated} and truncated: {truncated} given; one of them is accepted", {}
+            )
+        if truncated and final_obs is None:
+            raise InvalidArgument("final_obs: none given; a truncated episode is worth what was seen last", {})
+        final = None if final_obs is None else self._eye.see(final_obs)[1]
+        if not self.config.explore:
+            return
+        with self._acting:
+            now = self._episodes.pop(episode, None)
+            if now is None:
+                known = ", ".join(repr(name) for name in self._episodes) or "none"
+                raise InvalidArgument(f"episode: {episode!r} given, which has not begun; {known} is under way", {})
+            with self._lock:
+                now.end(terminated, final, rewards_follow)
+                self._ending.append(now)
+            self._completed += 1
+            if self._unsent >= self.config.chunk_steps:
+                self._notify()
+
+    def flush(self, timeout: float = _PATIENCE) -> None:
+        """Send everything that is known and wait until it is stored; rewards that were not said are 0 then.
+
+        Raises:
+            Undelivered: it was not, in ``timeout`` seconds; it stays here.
+        """
+        self._force()
+        if self._link is not None and not self._outbox.drained(0) and not self._delivered(timeout):
+            raise Undelivered(self._outbox.steps, f"{self._outbox.steps} steps not stored within {timeout:g} s")
+
+    def close(self, timeout: float = _PATIENCE) -> None:
+        """Flush, and leave. Unfinished episodes are sent as far as they went.
+
+        Raises:
+            Undelivered: the server did not store everything in ``timeout`` seconds; with ``overflow="spill"`` the next
+                start of this agent sends it, else it is lost with this object.
+        """
+        if self._closed:
+            return
+        lost = 0
+        if self._link is not None:
+            self._force()
+            self.unfinished = sum(one.waiting for one in self._episodes.values())
+            with self._outbox.changed:
+                self._outbox.closed = True
+                self._outbox.changed.notify_all()
+            if not self._delivered(timeout) and not self.run_ended:
+                lost = self._outbox.steps
+        saved = self._outbox.save() if lost else 0
+        self._hang_up()
+        if lost:
+            kept = "the next start of this agent sends them" if saved else "they are lost"
+            raise Undelivered(lost, f"{lost} steps were not stored within {timeout:g} s; {kept}")
+
+    def _delivered(self, timeout: float) -> bool:
+        """Wait until all is stored, or nothing can be any more."""
+        until = time.monotonic() + timeout
+        assert self._link is not None
+        while not self._outbox.drained(min(0.1, max(until - time.monotonic(), 0))):
+            if time.monotonic() > until or self._link.final or self._link.ended:
+                return False
+        return True
+
+    def _hang_up(self) -> None:
+        self._closed = True
+        self._notify()
+        if self._packing is not None:
+            self._packing.join()
+        if self._link is not None:
+            self._link.close()
+        if hasattr(self, "_policy"):
+            self._policy.close()
+        self._client.close()
+
+    # -- what is on its way
+
+    @property
+    def stored(self) -> int:
+        """Steps that the server has acknowledged."""
+        return self._outbox.acknowledged if self._link is not None else 0
+
+    @property
+    def rejected(self) -> int:
+        """Steps that the server put aside, with a reason in the log."""
+        return self._outbox.rejected if self._link is not None else 0
+
+    @property
+    def spilled(self) -> int:
+        """Steps that went to files for want of room."""
+        return self._outbox.spilled if self._link is not None else 0
+
+    def _saw(self, episode: Episode, observation: Any) -> None:
+        """The step before is complete; in synchronous mode that may have been the last with this version."""
+        with self._lock:
+            episode.saw(observation)
+        self._completed += 1
+        if not self._quota:
+            return
+        version = self.version
+        if version != self._acted_with:
+            self._acted_with, self._completed = version, 1
+        if self._completed >= self._quota:
+            self._await_next(version)
+
+    def _await_next(self, version: int) -> None:
+        self._force()
+        assert self._link is not None
+        while not (self._link.ended or self._link.final or self._closed):
+            if self._policy.wait_for(version + 1, 0.1):
+                break
+        self._acted_with, self._completed = self.version, 0
+
+    def _make_room(self) -> None:
+        """Have a chunk packed; wait while there is no place for it."""
+        self._notify()
+        if self._unsent < self.config.queue_steps and not self._outbox.is_full:
+            return
+        assert self._link is not None
+        told = False
+        while (self._unsent >= self.config.queue_steps or self._outbox.is_full) and not self._closed:
+            if self._link.ended or self._link.final:
+                return
+            with self._lock:
+                ready = sum(one.ready() for one in (*self._ending, *self._episodes.values()))
+            if not ready and not self._outbox.is_full:
+                raise ClientError(
+                    f"{self._unsent} steps wait for their rewards (queue_steps is {self.config.queue_steps}); "
+                    "say them, or end the episode"
+                )
+            if not told:
+                told = True
+                _log.warning("agent_slows_down", unsent=self._unsent, unstored=self._outbox.steps)
+            with self._outbox.changed:
+                self._outbox.changed.wait(0.01)
+
+    def _notify(self) -> None:
+        with self._work:
+            self._work.notify_all()
+
+    def _force(self) -> None:
+        """Have everything packed that can be."""
+        if self._packing is None:
+            return
+        with self._work:
+            self._forced = True
+            self._work.notify_all()
+            self._work.wait_for(lambda: not self._forced or self._closed)
+
+    def _pack_on(self) -> None:
+        while True:
+            with self._work:
+                if not self._forced and not self._closed and self._unsent < self.config.chunk_steps:
+                    self._work.wait(self.config.chunk_seconds or None)
+                forced, closed = self._forced, self._closed
+            try:
+                while self._pack(force=forced):
+                    pass
+            except Exception:  # what is here must not be forgotten because one chunk failed
+                _log.exception("packing_failed")
+                raise
+            with self._work:
+                if forced:
+                    self._forced = False
+                    self._work.notify_all()
+            if closed:
+                return
+
+    def _pack(self, *, force: bool) -> bool:
+        """Pack one chunk; whether there may be more."""
+        if self.run_ended or (self._outbox.is_full and not force):
+            return False
+        with self._lock:
+            taken, count = self._taken(force)
+            self._unsent -= count
+        if not taken:
+            return False
+        self._outbox.put(self._packer.pack(self._outbox.next_seq, taken))
+        return count >= self.config.chunk_steps or force
+
+    def _taken(self, force: bool) -> tuple[list[Rows], int]:
+        """Steps for one chunk, the oldest episodes first. Under the lock."""
+        taken: list[Rows] = []
+        left = max(min(self.config.chunk_steps, self.config.chunk_bytes // self._eye.step_bytes), 1)
+        count = 0
+        for episode in (*self._ending, *list(self._episodes.values())):
+            ready = min(episode.ready(force=force), left - count)
+            if ready > 0:
+                taken.append(episode.take(ready))
+                count += ready
+        self._ending = [one for one in self._ending if one.waiting]
+        return taken, count
+
+
+_NOWHERE = Episode(0, "", threading.Lock())
+_NOWHERE.base = math.inf  # type: ignore[assignment] # steps that are not sent take no reward

@@ -1,0 +1,1 @@
+"""Experience that agents push: taking it in, and learning from it."""

@@ -1,0 +1,239 @@
+"""From what lies in the logs of a run to steps in the order in which they are learned from. Only workers import this.
+
+That order is the log's, whenever it is read: a learner that goes on from a checkpoint learns the same again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from auxilium_rl.core.experience.ports import ExperienceReader, Record
+from auxilium_rl.wire.chunks import ChunkCodec, Experience, Span
+from auxilium_rl.wire.rows import Obs, take
+
+__all__ = ["Counts", "Feed", "Piece"]
+
+_SECONDS = 0.002
+_READ_AHEAD = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Steps of one span, as rows ``first`` to before ``last`` of a chunk.
+
+    Attributes:
+        key: agent, incarnation and episode.
+        start: number of the first step within the episode.
+        terminated, truncated: the last of these steps ended the episode.
+        following: the row of the chunk's ``observations`` after these steps; -1: see ``final``.
+        final: the row of the chunk's ``following`` after these steps; -1: there is none, the episode terminated.
+    """
+
+    chunk: Experience
+    key: tuple[str, str, int]
+    start: int
+    first: int
+    last: int
+    terminated: bool
+    truncated: bool
+    following: int
+    final: int
+
+    @property
+    def count(self) -> int:
+        """How many steps."""
+        return self.last - self.first
+
+    def after(self) -> Obs | None:
+        """The observation after the last step, ``(1, *shape)``; None: the episode terminated."""
+        if self.following >= 0:
+            return take(self.chunk.observations, slice(self.following, self.following + 1))
+        return take(self.chunk.following, slice(self.final, self.final + 1)) if self.final >= 0 else None
+
+
+@dataclass
+class Counts:
+    """What became of steps, since the run began.
+
+    Attributes:
+        stale: were further behind than the run allows, and dropped.
+        repeated: came again over another server, and were dropped.
+    """
+
+    used: int = 0
+    stale: int = 0
+    repeated: int = 0
+
+
+class _Pending:
+    """A chunk, and how far it was learned from."""
+
+    def __init__(self, record: Record, chunk: Experience) -> None:
+        self.record, self.chunk = record, chunk
+        self.span = self.row = self.final = 0
+        self.into = 0
+        """Steps of the present span that were taken."""
+
+
+class Feed:
+    """Steps of all agents.
+
+    Attributes:
+        version: of the policy, as the learner published it last.
+
+    Args:
+        pause: called while there are too few steps, with a time in seconds that it should take; raises when the run
+            must end.
+        max_staleness: None: steps of any version are learned from.
+    """
+
+    def __init__(
+        self,
+        reader: ExperienceReader,
+        codec: ChunkCodec,
+        pause: Callable[[float, int, int], None],
+        max_staleness: int | None = None,
+    ) -> None:
+        self._reader, self._codec, self._pause = reader, codec, pause
+        self._max_staleness = max_staleness
+        self._pending: deque[_Pending] = deque()
+        self._seen: dict[tuple[str, str], int] = {}
+        self._skip: dict[str, int] = {}
+        self.version, self.counts = 0, Counts()
+        self._returns: dict[tuple[str, str, int], tuple[float, int]] = {}
+
+    def take(self, wanted: int) -> list[Piece]:
+        """The next steps, ``wanted`` of them; waits for them. Raises as ``pause`` does, having taken nothing."""
+        while not self._has(wanted):
+            if not self._read(max(wanted, _READ_AHEAD)):
+                self._pause(_SECONDS, self._available(), wanted)
+        pieces: list[Piece] = []
+        while wanted:
+            piece = self._next(wanted)
+            if piece is not None:
+                pieces.append(piece)
+                wanted -= piece.count
+        self.counts.used += sum(piece.count for piece in pieces)
+        return pieces
+
+    def ended(self, piece: Piece) -> dict[str, Any] | None:
+        """What SB3 is told of an episode that ended with a piece; call this once for each piece, in order."""
+        total, length = self._returns.pop(piece.key, (0.0, 0))
+        total += float(piece.chunk.rewards[piece.first : piece.last].sum())
+        length += piece.count
+        if piece.terminated or piece.truncated:
+            return {"r": round(total, 6), "l": length, "t": 0.0}
+        self._returns[piece.key] = total, length
+        return None
+
+    def captured(self) -> dict[str, Any]:
+        """Everything that says which steps come next; ``pack`` takes it."""
+        positions = dict(self._reader.positions)
+        seen = dict(self._seen)
+        for pending in reversed(self._pending):
+            server, _, position = pending.record.position.rpartition("/")
+            positions[server] = position
+            seen[pending.record.agent_id, pending.record.incarnation] = pending.record.seq - 1
+        partly = self._pending[0] if self._pending and (self._pending[0].row or self._pending[0].span) else None
+        return {
+            "positions": [[server, position] for server, position in positions.items()],
+            "seen": [[*key, seq] for key, seq in seen.items()],
+            "partly": None if partly is None else [partly.record.position, partly.row],
+            "version": self.version,
+            "counts": vars(self.counts).copy(),
+            "returns": [[*key, *told] for key, told in self._returns.items()],
+        }
+
+    def put_back(self, state: dict[str, Any]) -> None:
+        """Go on where another feed of the same run was captured. Raises ModelCorrupt when a log is gone."""
+        self._pending.clear()
+        self._reader.seek(dict(state["positions"]))
+        self._seen = {(agent, incarnation): seq for agent, incarnation, seq in state["seen"]}
+        self._skip = {} if state["partly"] is None else {state["partly"][0]: state["partly"][1]}
+        self.version, self.counts = state["version"], Counts(**state["counts"])
+        self._returns = {(agent, start, episode): (r, n) for agent, start, episode, r, n in state["returns"]}
+
+    # -- inside
+
+    def _available(self) -> int:
+        return sum(self._left(pending) for pending in self._pending)
+
+    def _has(self, wanted: int) -> bool:
+        found = 0
+        for pending in self._pending:
+            found += self._left(pending)
+            if found >= wanted:
+                return True
+        return False
+
+    def _left(self, pending: _Pending) -> int:
+        """Steps of a chunk that are neither taken nor stale."""
+        chunk = pending.chunk
+        if self._max_staleness is None:
+            return chunk.count - pending.row
+        fresh = sum(span.count for span in chunk.spans[pending.span :] if not self._is_stale(span))
+        now = chunk.spans[pending.span]
+        return fresh - (0 if self._is_stale(now) else pending.into)
+
+    def _is_stale(self, span: Span) -> bool:
+        return self._max_staleness is not None and self.version - span.version > self._max_staleness
+
+    def _read(self, enough: int) -> bool:
+        """Read what has come, until there are ``enough`` steps; whether there was anything."""
+        before, there = len(self._pending), 0
+        for record in self._reader.read():
+            key = record.agent_id, record.incarnation
+            message = self._codec.parse(record.chunk)
+            if record.seq <= self._seen.get(key, 0):
+                self.counts.repeated += message.count
+                continue
+            self._seen[key] = record.seq
+            pending = _Pending(record, self._codec.decode(message))
+            self._advance(pending, self._skip.pop(record.position, 0))
+            self._pending.append(pending)
+            there += message.count
+            if there >= enough:
+                break
+        return len(self._pending) > before
+
+    def _next(self, wanted: int) -> Piece | None:
+        """The next steps of the oldest chunk, at most ``wanted``; None: they were stale."""
+        pending = self._pending[0]
+        chunk, span = pending.chunk, pending.chunk.spans[pending.span]
+        left = span.count - pending.into
+        stale = self._is_stale(span)
+        count = left if stale else min(left, wanted)
+        first, whole = pending.row, count == left
+        final = pending.final
+        start = span.start + pending.into
+        self._advance(pending, count)
+        if pending.span == len(chunk.spans):
+            self._pending.popleft()
+        if stale:
+            self.counts.stale += count
+            return None
+        return Piece(
+            chunk,
+            (pending.record.agent_id, pending.record.incarnation, span.episode),
+            start,
+            first,
+            first + count,
+            whole and span.terminated,
+            whole and span.truncated,
+            -1 if whole else first + count,
+            final if whole and span.has_following and not span.terminated else -1,
+        )
+
+    @staticmethod
+    def _advance(pending: _Pending, rows: int) -> None:
+        """Go over some rows of a chunk."""
+        spans = pending.chunk.spans
+        pending.row += rows
+        pending.into += rows
+        while pending.span < len(spans) and pending.into >= spans[pending.span].count:
+            pending.into -= spans[pending.span].count
+            pending.final += spans[pending.span].has_following
+            pending.span += 1

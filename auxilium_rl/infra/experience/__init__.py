@@ -1,0 +1,1 @@
+"""Agents' experience on disk."""
