@@ -236,6 +236,8 @@ class Learner:
     def _check_lanes(self) -> None:
         """What could not be checked before the simulator said how many lanes it has. Raises InvalidRequest."""
         source = self._spec.environment
+        if isinstance(self._lanes, AgentLanes):  # as many agents as join
+            return
         asked, least = source.lanes, source.min_lanes or source.lanes
         if asked and not least <= self._lanes.lanes <= asked:
             raise InvalidRequest.of(

@@ -104,6 +104,7 @@ class Feed:
         self._skip: dict[str, int] = {}
         self.version, self.counts = 0, Counts()
         self._returns: dict[tuple[str, str, int], tuple[float, int]] = {}
+        self._ended: list[dict[str, Any]] = []
 
     def take(self, wanted: int) -> list[Piece]:
         """The next steps, ``wanted`` of them; waits for them. Raises as ``pause`` does, having taken nothing."""
@@ -112,22 +113,20 @@ class Feed:
                 self._pause(_SECONDS, self._available(), wanted)
         pieces: list[Piece] = []
         while wanted:
-            piece = self._next(wanted)
-            if piece is not None:
+            piece, stale = self._next(wanted)
+            self._count(piece)
+            if stale:
+                self.counts.stale += piece.count
+            else:
                 pieces.append(piece)
                 wanted -= piece.count
-        self.counts.used += sum(piece.count for piece in pieces)
+                self.counts.used += piece.count
         return pieces
 
-    def ended(self, piece: Piece) -> dict[str, Any] | None:
-        """What SB3 is told of an episode that ended with a piece; call this once for each piece, in order."""
-        total, length = self._returns.pop(piece.key, (0.0, 0))
-        total += float(piece.chunk.rewards[piece.first : piece.last].sum())
-        length += piece.count
-        if piece.terminated or piece.truncated:
-            return {"r": round(total, 6), "l": length, "t": 0.0}
-        self._returns[piece.key] = total, length
-        return None
+    def ended(self) -> list[dict[str, Any]]:
+        """What SB3 is told of the episodes that ended since this was asked last, steps that were dropped included."""
+        told, self._ended = self._ended, []
+        return told
 
     def captured(self) -> dict[str, Any]:
         """Everything that says which steps come next; ``pack`` takes it."""
@@ -199,8 +198,17 @@ class Feed:
                 break
         return len(self._pending) > before
 
-    def _next(self, wanted: int) -> Piece | None:
-        """The next steps of the oldest chunk, at most ``wanted``; None: they were stale."""
+    def _count(self, piece: Piece) -> None:
+        total, length = self._returns.pop(piece.key, (0.0, 0))
+        total += float(piece.chunk.rewards[piece.first : piece.last].sum())
+        length += piece.count
+        if piece.terminated or piece.truncated:
+            self._ended.append({"r": round(total, 6), "l": length, "t": 0.0})
+        else:
+            self._returns[piece.key] = total, length
+
+    def _next(self, wanted: int) -> tuple[Piece, bool]:
+        """The next steps of the oldest chunk, at most ``wanted``, or all of a span that is stale; and whether it is."""
         pending = self._pending[0]
         chunk, span = pending.chunk, pending.chunk.spans[pending.span]
         left = span.count - pending.into
@@ -212,10 +220,7 @@ class Feed:
         self._advance(pending, count)
         if pending.span == len(chunk.spans):
             self._pending.popleft()
-        if stale:
-            self.counts.stale += count
-            return None
-        return Piece(
+        piece = Piece(
             chunk,
             (pending.record.agent_id, pending.record.incarnation, span.episode),
             start,
@@ -226,6 +231,7 @@ class Feed:
             -1 if whole else first + count,
             final if whole and span.has_following and not span.terminated else -1,
         )
+        return piece, stale
 
     @staticmethod
     def _advance(pending: _Pending, rows: int) -> None:

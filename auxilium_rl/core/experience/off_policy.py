@@ -65,7 +65,7 @@ class PushedOffPolicy(Pushed, OffPolicyAlgorithm):
         if type(self)._on_step is not OffPolicyAlgorithm._on_step:  # DQN counts steps
             for _ in range(train_freq.frequency):
                 self._on_step()
-        ended = self.tell(pieces)
+        ended = self.tell()
         for _ in range(ended):
             self._episode_num += 1
             if log_interval is not None and self._episode_num % log_interval == 0:

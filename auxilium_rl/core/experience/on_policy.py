@@ -61,7 +61,7 @@ class PushedOnPolicy(Pushed, OnPolicyAlgorithm):
         self.num_timesteps += n_rollout_steps * rollout_buffer.n_envs
         callback.update_locals(locals())
         callback.on_step()
-        self.tell(pieces)
+        self.tell()
         callback.on_rollout_end()
         return True
 

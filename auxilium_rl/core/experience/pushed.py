@@ -8,7 +8,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecTransposeImage
 
-from auxilium_rl.core.experience.feed import Piece
 from auxilium_rl.core.experience.lanes import AgentLanes
 from auxilium_rl.wire.rows import Obs
 
@@ -32,9 +31,9 @@ class Pushed(BaseAlgorithm):
             self.has_begun = True
             callback.on_step()
 
-    def tell(self, pieces: list[Piece]) -> int:
+    def tell(self) -> int:
         """Statistics of the episodes that ended; gives how many did."""
-        ended = [told for told in map(self.lanes.feed.ended, pieces) if told is not None]
+        ended = self.lanes.feed.ended()
         self._update_info_buffer([{"episode": told} for told in ended])
         counts = self.lanes.feed.counts
         for name in ("used", "stale", "repeated"):
