@@ -10,6 +10,7 @@ import grpc
 import structlog
 
 from auxilium_rl.agent.outbox import Outbox
+from auxilium_rl.client.errors import ClientError, error_of
 from generated.auxilium.v1 import experience_pb2 as pb
 from generated.auxilium.v1 import runs_pb2
 
@@ -44,6 +45,7 @@ class Link:
         self.ended, self.fault, self.final = "", None, False
         self._closed = threading.Event()
         self._call: Any = None
+        self._told: grpc.StatusCode | None = None
         self._state = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="agent-link", daemon=True)
         self._thread.start()
@@ -53,11 +55,13 @@ class Link:
     def wait_for_welcome(self, timeout: float) -> pb.Welcome:
         """Raises TimeoutError, or what the server has against this agent."""
         with self._state:
-            self._state.wait_for(lambda: self.welcome is not None or self.final, timeout)
+            self._state.wait_for(lambda: self.welcome is not None or self.final or bool(self.ended), timeout)
             if self.welcome is not None:
                 return self.welcome
             if self.fault is not None and self.final:
                 raise self.fault
+            if self.ended:
+                raise ClientError(f"run '{self._join.run_id}' has ended; it takes no more experience")
         raise TimeoutError(f"no server took the agent in within {timeout:g} s: {self.fault or 'nothing was heard'}")
 
     def close(self) -> None:
@@ -93,6 +97,7 @@ class Link:
                 kind = response.WhichOneof("kind")
                 if kind == "welcome":
                     self._outbox.begin(response.welcome.durable_seq)
+                    self._told = None
                     self._set(welcome=response.welcome, fault=None)
                     self._begun.set()
                 elif kind == "receipt":
@@ -128,16 +133,15 @@ class Link:
         self._outbox.stored(receipt.durable_seq)
 
     def _failed(self, error: grpc.RpcError) -> None:
-        from auxilium_rl.client.errors import error_of
-
         failed: Any = error
         told = error_of(error, "its address")
         if told.reason == "RUN_ENDED":
             self._set(ended="ENDED")
             return
         final = failed.code() in _FINAL and told.reason not in {"CHUNK_OUT_OF_ORDER"}
+        known, self._told = self._told, failed.code()
         self._set(fault=told, final=final)
-        if not self._closed.is_set():
+        if not self._closed.is_set() and (final or failed.code() is not known):
             _log.warning("agent_disconnected", reason=str(told), final=final)
 
     def _set(self, **values: Any) -> None:

@@ -8,10 +8,12 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from auxilium_rl.client.agents import AgentStatus
 from auxilium_rl.client.episode import Episode, act_request
 from auxilium_rl.client.errors import ActError, RunFailed, ServerUnavailable, translated
 from auxilium_rl.client.start_request import clone_request, other_environment
 from auxilium_rl.client.values import Metric, RunEvent, RunStatus
+from generated.auxilium.v1 import experience_pb2
 from generated.auxilium.v1 import runs_pb2 as pb
 
 if TYPE_CHECKING:
@@ -199,6 +201,12 @@ class Run:
             if patience == self._client.connect_timeout:
                 raise
         raise TimeoutError(f"run {self.run_id} goes on; nobody waits for it any more")
+
+    def agents(self) -> list[AgentStatus]:
+        """Every agent that ever joined, by its id."""
+        request = experience_pb2.ListAgentsRequest(run_id=self.run_id)
+        answer = self._client.call(self._client.experience_stub.ListAgents, request)
+        return [AgentStatus.of(one) for one in answer.agents]
 
     def metrics(self, key: str | None = None) -> list[Metric]:
         """Every metric stored so far, or those of one key, in order."""

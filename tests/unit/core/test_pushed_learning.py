@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ class Agent:
 
 def theirs(make: Any, env_id: str, lanes: int, hyperparameters: dict[str, Any], total: int) -> tuple[Any, Any, Any]:
     env = Recorder(VecMonitor(DummyVecEnv([lambda: TimeLimit(gymnasium.make(env_id).unwrapped, 13)] * lanes)))
-    model = make("MlpPolicy", env, seed=3, device="cpu", **hyperparameters)
+    model = make("MlpPolicy", env, seed=3, device="cpu", **deepcopy(hyperparameters))
     draws = SameDraws()
     model.learn(total, callback=draws)
     return model, env, draws
@@ -159,7 +160,7 @@ def test_the_same_gradient_steps(
     plan = ExperiencePlan(synchronous=bool(draws.sent))
     run = Run("r", RunSpec("x", algorithm, source, total, 3, experience=plan), RunState.RUNNING, NOW, NOW)
     lanes_of_agents = AgentLanes(run, SegmentReader(tmp_path / "log"), Control(), Impatience())
-    model = make("MlpPolicy", RemoteVecEnv(lanes_of_agents), seed=3, device="cpu", **hyperparameters)
+    model = make("MlpPolicy", RemoteVecEnv(lanes_of_agents), seed=3, device="cpu", **deepcopy(hyperparameters))
     if fast:
         accelerate(model)
     learn_from(model, lanes_of_agents)
