@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import acting, durability, footprint, peers, policies, remote_training, simulators, training
+from bench import acting, durability, experience, footprint, peers, policies, remote_training, simulators, training
 from bench.measure import report
 
 GROUPS = {
@@ -13,6 +13,7 @@ GROUPS = {
     "policies": policies.figures,
     "training": training.figures,
     "durability": durability.figures,
+    "experience": experience.figures,
     "simulators": simulators.figures,
     "peers": peers.figures,
     "remote_training": remote_training.figures,

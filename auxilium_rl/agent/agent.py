@@ -274,7 +274,12 @@ class Agent:
         """
         self._force()
         if self._link is not None and not self._outbox.drained(0) and not self._delivered(timeout):
-            raise Undelivered(self._outbox.steps, f"{self._outbox.steps} steps not stored within {timeout:g} s")
+            why = (
+                "the run has ended"
+                if self.run_ended
+                else f"not within {timeout:g} s: {self._link.fault or 'no answer'}"
+            )
+            raise Undelivered(self._outbox.steps, f"{self._outbox.steps} steps were not stored: {why}")
 
     def close(self, timeout: float = _PATIENCE) -> None:
         """Flush, and leave. Unfinished episodes are sent as far as they went.

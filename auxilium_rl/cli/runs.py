@@ -69,6 +69,24 @@ def show(run_id: RunId, json_output: JsonOutput = False, address: Address = DEFA
 
 
 @app.command()
+def agents(run_id: RunId, json_output: JsonOutput = False, address: Address = DEFAULT_ADDRESS) -> None:
+    """Show the agents of a run on `agents`: who pushed what, and how far behind they are."""
+    with connected(address) as client:
+        found = client.run(run_id).agents()
+    if json_output:
+        typer.echo(as_json(found))
+        return
+    for one in found:
+        presence = "connected" if one.connected else f"last seen {one.last_seen:%Y-%m-%d %H:%M:%S}"
+        acted = f"version {one.version}, {one.version_lag} behind" if one.version >= 0 else "no step yet"
+        rejected = f", {one.rejected:,} steps rejected" if one.rejected else ""
+        typer.echo(
+            f"{one.agent_id:<24} {one.steps:>12,} steps, {one.episodes:,} episodes, return {one.mean_return:.2f}, "
+            f"{acted}{rejected}  ({presence})"
+        )
+
+
+@app.command()
 def watch(run_id: RunId, address: Address = DEFAULT_ADDRESS) -> None:
     """Follow a run until it ends. Ctrl-C leaves the run going."""
     with connected(address) as client:

@@ -9,6 +9,7 @@ with Client("127.0.0.1:50051") as client:
 """
 
 from auxilium_rl.client.acting import PolicyEpisode
+from auxilium_rl.client.agents import Agents, AgentStatus
 from auxilium_rl.client.client import Client
 from auxilium_rl.client.episode import Episode
 from auxilium_rl.client.errors import ActError, ClientError, InvalidArgument, NotFound, RunFailed, ServerUnavailable
@@ -28,6 +29,8 @@ from auxilium_rl.client.values import (
 
 __all__ = [
     "ActError",
+    "AgentStatus",
+    "Agents",
     "Algorithm",
     "AttachedSimulator",
     "Checkpoint",

@@ -74,7 +74,8 @@ def test_sent_is_stored(tmp_path: Path, pytestconfig: pytest.Config, promise: Ca
     folder = tmp_path / "agents"
     folder.mkdir()
     with ExitStack() as servers:
-        server = servers.enter_context(running(tmp_path / "data"))
+        settings = {"checkpoint_freq": 256, "max_attempts": 1000}
+        server = servers.enter_context(running(tmp_path / "data", **settings))
         port = server.port
         herd = Herd(server, folder)
         until(lambda: herd.acknowledged() > 0, "the first episode", timeout=60)
@@ -89,7 +90,7 @@ def test_sent_is_stored(tmp_path: Path, pytestconfig: pytest.Config, promise: Ca
             else:
                 server.process.kill()
                 server.process.wait()
-                server = servers.enter_context(running(tmp_path / "data", port=port))
+                server = servers.enter_context(running(tmp_path / "data", port=port, **settings))
             until(lambda before=before: herd.acknowledged() > before + 200, f"life after kill {number}", timeout=90)  # type: ignore[misc]
             time.sleep(rng.uniform(0, 0.2))  # at any moment
         herd.end.touch()

@@ -1,0 +1,239 @@
+"""Agents: acting in their own process, sending what came of it, and learning from that."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.env_util import make_vec_env
+
+from auxilium_rl.agent import Agent
+from auxilium_rl.agent.link import Link
+from auxilium_rl.agent.outbox import Outbox
+from auxilium_rl.client import Client
+from auxilium_rl.client.agents import Agents
+from auxilium_rl.client.local_policy import LocalPolicy
+from auxilium_rl.core.experience.feed import Feed
+from auxilium_rl.core.experience.off_policy import store
+from auxilium_rl.core.experience.ports import Record
+from auxilium_rl.inference.sampling import Sampler
+from auxilium_rl.infra.experience.log import SegmentLog
+from auxilium_rl.infra.experience.reader import SegmentReader
+from auxilium_rl.infra.sql.database import open_database
+from auxilium_rl.infra.sql.policies import SqlPolicyRegistry
+from auxilium_rl.wire.chunks import ChunkCodec, Experience, Span
+from auxilium_rl.wire.spaces import space_message
+from bench.measure import Figure, interleaved, percentile
+from bench.processes import ROOT, server
+from generated.auxilium.v1 import experience_pb2 as pb
+
+NEVER = 10**9
+_CARTPOLE = gymnasium.make("CartPole-v1")
+OBSERVATION: Any = _CARTPOLE.observation_space
+ACTION: Any = spaces.Discrete(2)
+CODEC = ChunkCodec(OBSERVATION, ACTION, 0)
+_AGENTS = 16
+_TRAINERS, _ROLLOUTS, _STEPS = 4, 4, 2048
+
+
+def figures() -> list[Figure]:
+    return [*_acting(), *_acknowledged(), _ingested(), _arrival(), _against_stock()]
+
+
+def _acting() -> list[Figure]:
+    """Latency of ``Agent.act`` while its run trains on what it sends, and new weights come."""
+    found: dict[str, list[float]] = {}
+    with server() as (address, _):
+        for name, pause, seconds in (("back to back", 0.0, 4.0), ("paced at 1 ms", 0.001, 6.0)):
+            with Agent(
+                OBSERVATION,
+                ACTION,
+                address=address,
+                experiment_id=name,
+                total_timesteps=NEVER,
+                hyperparameters={"n_steps": 512},
+            ) as agent:
+                found[name] = _latencies(agent, pause, seconds)
+                if agent.version < 2:
+                    raise SystemExit(f"no weights came while acting {name}: version {agent.version}")
+                Client(address).run(agent.run_id).stop()
+    bars = {"back to back": (40, 200), "paced at 1 ms": (120, 500)}
+    return [
+        Figure(f"agent.act {name}, p{share:g}", [percentile(found[name], share / 100) * 1e6], bar, False, "µs")
+        for name in found
+        for share, bar in zip((50, 99), bars[name], strict=True)
+    ]
+
+
+def _latencies(agent: Agent, pause: float, seconds: float) -> list[float]:
+    env, times = gymnasium.make("CartPole-v1"), []
+    observation, _ = env.reset(seed=0)
+    end = time.perf_counter() + seconds
+    while (began := time.perf_counter()) < end:
+        step = agent.act(observation)
+        times.append(time.perf_counter() - began)
+        observation, reward, terminated, truncated, _ = env.step(step.action)
+        step.reward(float(reward))
+        if terminated or truncated:
+            agent.end(terminated=terminated, truncated=truncated and not terminated, final_obs=observation)
+            observation, _ = env.reset()
+        if pause:
+            time.sleep(pause)
+    return times
+
+
+def _chunk(steps: int, start: int = 0) -> Experience:
+    """Steps of CartPole as an agent has them, in episodes of 25."""
+    rng = np.random.default_rng(steps)
+    counts = [min(25, steps - first) for first in range(0, steps, 25)]
+    spans = [Span(start + number, 0, count, 0, count == 25, False, count < 25) for number, count in enumerate(counts)]
+    following = sum(span.has_following for span in spans)
+    return Experience(
+        steps,
+        spans,
+        rng.standard_normal((steps, 4)).astype(np.float32),
+        rng.standard_normal((following, 4)).astype(np.float32),
+        rng.integers(0, 2, steps),
+        np.ones(steps, np.float32),
+        np.full(steps, -0.69, np.float32),
+    )
+
+
+def _acknowledged() -> list[Figure]:
+    """Encoded, sent, looked at, on the disk and acknowledged, by one agent."""
+    found = []
+    with server() as (address, _), Client(address) as client:
+        for size, total, bar in ((512, 1_000_000, 250_000), (32, 200_000, 60_000)):
+            run = client.train(
+                "dqn",
+                env="agents",
+                total_timesteps=NEVER,
+                hyperparameters={"learning_starts": NEVER, "buffer_size": 1000},
+                agents=Agents(OBSERVATION, ACTION),
+            )
+            rates = [_rate(client, run.run_id, f"{size}-{number}", size, total) for number in range(3)]
+            run.stop(immediate=True)
+            found.append(Figure(f"acknowledged steps/s, one agent, chunks of {size}", rates, bar, True))
+    return found
+
+
+def _rate(client: Client, run_id: str, name: str, size: int, total: int) -> float:
+    outbox, made = Outbox(NEVER, None), _chunk(size)
+    join = pb.Join(
+        run_id=run_id,
+        agent_id=name,
+        incarnation=name,
+        observation=space_message(OBSERVATION),
+        action=space_message(ACTION),
+    )
+    link = Link(client.experience_stub, join, outbox)
+    link.wait_for_welcome(30)
+    began = time.perf_counter()
+    for seq in range(1, total // size + 1):
+        outbox.put(CODEC.encode(seq, made))
+    if not outbox.drained(120):
+        raise SystemExit(f"{outbox.steps} of {total} steps were not acknowledged in two minutes")
+    rate = total // size * size / (time.perf_counter() - began)
+    link.close()
+    return rate
+
+
+def _ingested(total: int = 512_000) -> Figure:
+    """From a log on the disk into the replay buffer, checked."""
+    rates = []
+    with tempfile.TemporaryDirectory() as folder:
+        log, stored = SegmentLog(Path(folder) / "server"), threading.Semaphore(0)
+        for seq in range(1, total // 512 + 1):
+            data = CODEC.encode(seq, _chunk(512, 100 * seq)).SerializeToString()
+            log.append(Record("a", "i", seq, data), lambda _: stored.release())
+        for _ in range(total // 512):
+            stored.acquire()
+        log.close()
+        model = DQN("MlpPolicy", "CartPole-v1", buffer_size=100_000, device="cpu")
+        assert model.replay_buffer is not None
+        for _ in range(5):
+            feed = Feed(SegmentReader(Path(folder)), CODEC, lambda *_: None)
+            began = time.perf_counter()
+            for _ in range(total // 8192):
+                store(model, model.replay_buffer, feed.take(8192))
+            rates.append(total // 8192 * 8192 / (time.perf_counter() - began))
+    return Figure("steps/s from the log into the replay buffer, checked", rates, 1_000_000, True)
+
+
+def _arrival(rounds: int = 40) -> Figure:
+    """From a version's commit to 16 agents that act on it: fetched, made, run once, and in its place."""
+    delays: list[float] = []
+    with tempfile.TemporaryDirectory() as folder, server(DATA_DIR=folder) as (address, _), Client(address) as client:
+        client.train(
+            "ppo",
+            env="gym:CartPole-v1",
+            total_timesteps=4096,
+            policy_name="cart",
+            publish_checkpoints=True,
+            checkpoint_freq=2048,
+        ).wait()
+        registry = SqlPolicyRegistry(open_database(f"sqlite:///{folder}/auxilium.db"))
+        registry.set_alias("cart", "now", 1)
+        arrived, seen = [], threading.Condition()
+
+        class Noted(LocalPolicy):
+            def _take(self, update: Any) -> None:
+                super()._take(update)
+                with seen:
+                    arrived.append(time.perf_counter())
+                    seen.notify_all()
+
+        agents = [Noted(client, "cart@now", 30, Sampler) for _ in range(_AGENTS)]
+        for number in range(rounds):
+            with seen:
+                arrived.clear()
+            registry.set_alias("cart", "now", 2 - number % 2)
+            began = time.perf_counter()
+            with seen:
+                if not seen.wait_for(lambda: len(arrived) == _AGENTS, 30):
+                    raise SystemExit(f"{len(arrived)} of {_AGENTS} agents got the version")
+            delays += [at - began for at in arrived]
+        for agent in agents:
+            agent.close()
+    return Figure("new weights → 16 agents act on them, p99", [percentile(delays, 0.99) * 1000], 50, False, "ms")
+
+
+def _against_stock() -> Figure:
+    """PPO on CartPole by four agents in processes of their own, against SB3 with as many environments in one."""
+    with server() as (address, _), Client(address) as client:
+        ratios = interleaved(lambda: _by_agents(address, client), _stock, pairs=3)
+    return Figure(f"PPO by {_TRAINERS} synchronous agents ÷ SB3 with as many environments, steps/s", ratios, 0.9, True)
+
+
+def _by_agents(address: str, client: Client) -> float:
+    total, name = _TRAINERS * _STEPS * (_ROLLOUTS + 1), f"bench-{time.time_ns()}"
+    command = [sys.executable, str(ROOT / "bench" / "cartpole_agent.py"), address, name, str(_TRAINERS), str(total)]
+    programs = [subprocess.Popen([*command, f"a{number}"], cwd=ROOT) for number in range(_TRAINERS)]
+    while not (runs := list(client.runs(experiment_id=name))):
+        time.sleep(0.05)
+    run, began, before = client.run(runs[0].run_id), 0.0, 0
+    for event in run.watch():
+        if event.status is not None and event.status.timesteps_done and not began:
+            began, before = time.perf_counter(), event.status.timesteps_done  # everybody is there, everything is warm
+    rate = (total - before) / (time.perf_counter() - began)
+    for program in programs:
+        if program.wait(60):
+            raise SystemExit("an agent failed")
+    return rate
+
+
+def _stock() -> float:
+    model = PPO("MlpPolicy", make_vec_env("CartPole-v1", _TRAINERS), n_steps=_STEPS, device="cpu", seed=0)
+    model.learn(_TRAINERS * _STEPS)
+    began = time.perf_counter()
+    model.learn(_TRAINERS * _STEPS * _ROLLOUTS, reset_num_timesteps=False)
+    return _TRAINERS * _STEPS * _ROLLOUTS / (time.perf_counter() - began)

@@ -1,0 +1,24 @@
+"""The examples with agents inside, at small size."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.e2e.harness import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_cache_that_learns_what_to_throw_out(server: Server) -> None:
+    program = [sys.executable, str(ROOT / "examples" / "agents" / "cache.py"), server.client.address]
+    done = subprocess.run([*program, "--requests", "5000"], capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"version (\d+) on ([\d,]+) decisions", done.stdout)
+    assert found is not None, done.stdout
+    assert int(found[2].replace(",", "")) > 1000
+    assert done.stdout.count("%") == 3
+    (run,) = server.client.runs(experiment_id="cache")
+    server.client.run(run.run_id).stop(immediate=True)
