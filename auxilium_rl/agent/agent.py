@@ -8,6 +8,7 @@ import secrets
 import threading
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,7 +23,7 @@ from auxilium_rl.agent.packing import Packer
 from auxilium_rl.agent.seeing import Eye
 from auxilium_rl.client import Client
 from auxilium_rl.client.agents import Agents
-from auxilium_rl.client.errors import ActError, ClientError, InvalidArgument
+from auxilium_rl.client.errors import ActError, ClientError, InvalidArgument, NotFound
 from auxilium_rl.client.local_policy import LocalPolicy
 from auxilium_rl.inference.refused import Refused
 from auxilium_rl.inference.sampling import Sampler, SplitMix64
@@ -140,7 +141,8 @@ class Agent:
         run, seconds = self._client.run(self.run_id), self.config.join_seconds
         for event in run.watch(timeout=seconds):
             status = event.status
-            if status is not None and status.state in {"RUNNING", "WAITING"}:
+            with suppress(NotFound):
+                self._client.policy(self.run_id).version()
                 return
             if status is not None and status.state in {"SUCCEEDED", "FAILED", "STOPPED"}:
                 raise ClientError(f"run '{self.run_id}' is {status.state}: {status.error_message or 'it has ended'}")

@@ -68,6 +68,11 @@ def stored(folder: Path) -> tuple[int, int]:
     return steps, twice
 
 
+def _learned(server: Server, run_id: str) -> int:
+    kept = server.client.run(run_id).status().checkpoints
+    return kept[-1].timesteps if kept else 0
+
+
 def test_sent_is_stored(tmp_path: Path, pytestconfig: pytest.Config, promise: Callable[..., None]) -> None:
     kills = 50 if pytestconfig.getoption("--long") else 6
     rng = random.Random(0)
@@ -86,7 +91,10 @@ def test_sent_is_stored(tmp_path: Path, pytestconfig: pytest.Config, promise: Ca
             if victim == "agent":
                 herd.kill(rng.choice(sorted(herd.processes)))
             elif victim == "learner":
+                learned = _learned(server, run_id)
                 worker_of(server, run_id).kill()
+                # Deaths without a checkpoint between them are answered with growing pauses.
+                until(lambda learned=learned: _learned(server, run_id) > learned, "the next checkpoint", timeout=90)  # type: ignore[misc]
             else:
                 server.process.kill()
                 server.process.wait()
