@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from auxilium_rl.agent.config import AgentConfig
-from auxilium_rl.agent.episode import Episode, Rows, Step
+from auxilium_rl.agent.episode import Choice, Episode, Rows, Step
 from auxilium_rl.agent.link import Link
 from auxilium_rl.agent.outbox import Outbox, Undelivered
 from auxilium_rl.agent.packing import Packer
@@ -200,34 +200,53 @@ class Agent:
         legal = None if mask is None else self._eye.mask(mask, self._mask_len)
         with self._acting:
             if not self.config.explore:
-                sampler, version = self._policy.made
-                return self._chosen(sampler.best, row, legal, version, None)
-            now = self._episodes.get(episode)
-            if now is None:
-                self._number += 1
-                now = self._episodes[episode] = Episode(self._number, episode, self._lock)
-            elif now.waiting:
-                self._saw(now, kept)
-            sampler, version = self._policy.made
-            step = self._chosen(
-                lambda given, mask: sampler.draw(given, self._rng, mask), row, legal, version, (now, kept)
-            )
-            with self._lock:
-                self._unsent += 1
-            if self._unsent >= self.config.chunk_steps:
-                self._make_room()
-            return step
+                choice = self._chosen(row, kept, legal)
+                return Step(choice.action, choice.log_prob, choice.version, _NOWHERE, 0)
+            now = self._under_way(episode, kept)
+            return self._recorded(self._chosen(row, kept, legal), now)
 
-    def _chosen(self, draw: Any, row: Any, legal: Any, version: int, into: tuple[Episode, Any] | None) -> Step:
+    def choose(self, observation: Any, mask: Any = None) -> Choice:
+        """Choose an action without taking it; ``record`` it when it is taken. Raises as ``act`` does."""
+        row, kept = self._eye.see(observation)
+        legal = None if mask is None else self._eye.mask(mask, self._mask_len)
+        with self._acting:
+            return self._chosen(row, kept, legal)
+
+    def record(self, choice: Choice, *, episode: str = "") -> Step:
+        """An action that was chosen was taken, as the next step of an episode. Raises ClientError as ``act`` does."""
+        with self._acting:
+            if not self.config.explore:
+                return Step(choice.action, choice.log_prob, choice.version, _NOWHERE, 0)
+            return self._recorded(choice, self._under_way(episode, choice.seen))
+
+    def _under_way(self, name: str, seen: Any) -> Episode:
+        """The episode of a name, in which this is seen now."""
+        now = self._episodes.get(name)
+        if now is None:
+            self._number += 1
+            now = self._episodes[name] = Episode(self._number, name, self._lock)
+        elif now.waiting:
+            self._saw(now, seen)
+        return now
+
+    def _chosen(self, row: Any, kept: Any, legal: Any) -> Choice:
+        sampler, version = self._policy.made
         try:
-            taken, sent, log_prob = draw(row, legal)
+            if self.config.explore:
+                taken, sent, log_prob = sampler.draw(row, self._rng, legal)
+            else:
+                taken, sent, log_prob = sampler.best(row, legal)
         except Refused as refused:
             raise ActError(str(refused)) from refused
-        if into is None:
-            return Step(self._eye.native(sent), log_prob, version, _NOWHERE, 0)
-        episode, kept = into
-        number = episode.add(kept, taken, log_prob, legal, version)
-        return Step(self._eye.native(sent), log_prob, version, episode, number)
+        return Choice(kept, taken, self._eye.native(sent), log_prob, legal, version)
+
+    def _recorded(self, choice: Choice, now: Episode) -> Step:
+        number = now.add(choice.seen, choice.taken, choice.log_prob, choice.mask, choice.version)
+        with self._lock:
+            self._unsent += 1
+        if self._unsent >= self.config.chunk_steps:
+            self._make_room()
+        return Step(choice.action, choice.log_prob, choice.version, now, number)
 
     def end(
         self,

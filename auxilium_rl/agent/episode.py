@@ -6,7 +6,7 @@ import math
 import threading
 from typing import Any, NamedTuple
 
-__all__ = ["Episode", "RewardTooLate", "Rows", "Step"]
+__all__ = ["Choice", "Episode", "RewardTooLate", "Rows", "Step"]
 
 
 class RewardTooLate(Exception):
@@ -38,6 +38,22 @@ class Step:
             RewardTooLate: it was sent.
         """
         self._episode.put_reward(self._number, value)
+
+
+class Choice(NamedTuple):
+    """An action that was chosen, and may be taken.
+
+    Attributes:
+        seen: what it was chosen on. taken: as it is learned from.
+        action: as the environment takes it.
+    """
+
+    seen: Any
+    taken: Any
+    action: Any
+    log_prob: float
+    mask: Any
+    version: int
 
 
 class Rows(NamedTuple):

@@ -214,14 +214,15 @@ _DDPG = (*_SLOWER, _POLICY_KWARGS)
 _ANY = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
 _NETS = ("net_arch", "activation_fn", "optimizer_kwargs", "normalize_images")
 _ACTOR_CRITIC = (*_NETS, "ortho_init", "log_std_init", "share_features_extractor")
+_PACED = "vf_lr_factor"
 _LSTM = ("lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm")
 _CRITICS = (*_NETS, "n_critics", "share_features_extractor")
 
 ALGORITHMS: Mapping[str, AlgorithmInfo] = {
     info.name: info
     for info in (
-        AlgorithmInfo("ppo", "Proximal Policy Optimization", _PPO, _ANY, _ACTOR_CRITIC, on_policy=True),
-        AlgorithmInfo("a2c", "Advantage Actor-Critic", _A2C, _ANY, _ACTOR_CRITIC, on_policy=True),
+        AlgorithmInfo("ppo", "Proximal Policy Optimization", _PPO, _ANY, (*_ACTOR_CRITIC, _PACED), on_policy=True),
+        AlgorithmInfo("a2c", "Advantage Actor-Critic", _A2C, _ANY, (*_ACTOR_CRITIC, _PACED), on_policy=True),
         AlgorithmInfo("dqn", "Deep Q-Network", _DQN, ("Discrete",), _NETS, on_policy=False),
         AlgorithmInfo("sac", "Soft Actor-Critic", _SAC, ("Box",), (*_CRITICS, "log_std_init"), on_policy=False),
         AlgorithmInfo("td3", "Twin Delayed DDPG", _TD3, ("Box",), _CRITICS, on_policy=False),
@@ -231,7 +232,7 @@ ALGORITHMS: Mapping[str, AlgorithmInfo] = {
             "PPO with action masks",
             _MASKABLE_PPO,
             _ANY[1:],
-            (*_NETS, "ortho_init", "share_features_extractor"),
+            (*_NETS, "ortho_init", "share_features_extractor", _PACED),
             on_policy=True,
             masks=True,
         ),

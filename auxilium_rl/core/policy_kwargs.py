@@ -64,6 +64,12 @@ def _finite(name: str, value: Any) -> float:
     return float(value)
 
 
+def _positive(name: str, value: Any) -> float:
+    if _finite(name, value) <= 0:
+        raise ValueError(f"{name}: a finite number above 0 is accepted")
+    return float(value)
+
+
 def _optimizer(name: str, value: Any) -> dict[str, float]:
     accepted = f"{name}: an object of eps (above 0) and weight_decay (0 or more) is accepted"
     if not isinstance(value, dict) or not set(value) <= {"eps", "weight_decay"}:
@@ -85,4 +91,5 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     ),
     **dict.fromkeys(("lstm_hidden_size", "n_lstm_layers", "n_critics", "n_quantiles"), _count),
     "log_std_init": _finite,
+    "vf_lr_factor": _positive,
 }

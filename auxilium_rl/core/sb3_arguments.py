@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
 from auxilium_rl.core.catalogue import ALGORITHMS
+from auxilium_rl.core.parameter_groups import VF_LR_FACTOR
 
 __all__ = ["algorithm_class", "sb3_arguments"]
 
@@ -74,7 +75,7 @@ def _argument(name: str, value: Any) -> Any:
 
 
 def _policy_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
-    kwargs = dict(given)
+    kwargs = {name: value for name, value in given.items() if name != VF_LR_FACTOR}  # ours, not SB3's
     if "activation_fn" in kwargs:
         kwargs["activation_fn"] = _ACTIVATIONS[kwargs["activation_fn"]]
     return kwargs
