@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from auxilium_rl import __version__
-from auxilium_rl.cli import algorithms, doctor, env, gc, health, policies, policy, runs, serve, train
+from auxilium_rl.cli import algorithms, doctor, env, experience, gc, health, policies, policy, runs, serve, train
 
 __all__ = ["app", "main"]
 
@@ -33,6 +33,7 @@ app.command("act", context_settings={"ignore_unknown_options": True})(policy.act
 app.command("health")(health.health)
 app.command("gc")(gc.collect)
 app.command("doctor")(doctor.doctor)
+app.add_typer(experience.app, name="experience", help="Say what agents pushed, export it, import it.")
 app.add_typer(env.app, name="env", help="Serve environments.")
 
 

@@ -1,8 +1,8 @@
 """A value function that learns at a pace of its own. Only workers import this.
 
 Stable-Baselines3 has one learning rate for a whole actor-critic policy; Spinning Up and what was built on it have two.
-The optimizer has two groups of parameters here, but is saved as Stable-Baselines3's own, with one, so that it loads what
-we save.
+The optimizer has two groups of parameters here, but is saved as Stable-Baselines3's own, with one, so that it loads
+what we save.
 """
 
 from __future__ import annotations

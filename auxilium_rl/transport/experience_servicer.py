@@ -98,6 +98,18 @@ class ExperienceServicer(experience_pb2_grpc.ExperienceServiceServicer):
             why = error
         stream.close_after_all(why)
 
+    def ReadExperience(
+        self, request: pb.ReadExperienceRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.StoredChunk]:
+        """All that is stored of a run."""
+        try:
+            self._orchestrator.check_here()
+            for record in self._hub.stored(request.run_id):
+                chunk = pb.Chunk.FromString(record.chunk)
+                yield pb.StoredChunk(agent_id=record.agent_id, incarnation=record.incarnation, chunk=chunk)
+        except AuxiliumError as error:
+            abort(context, error)
+
     @answers_with_status
     def ListAgents(self, request: pb.ListAgentsRequest, context: grpc.ServicerContext) -> pb.ListAgentsResponse:
         """Who pushes, or pushed."""

@@ -88,7 +88,7 @@ class GrpcServer:
         _use(PolicyServicer, self._following, "WatchPolicy", "Evaluate", "DownloadPolicy")
         self._agents = futures.ThreadPoolExecutor(max_agents + 1, thread_name_prefix="agent-stream")
         _use(PolicyServicer, self._acting, "ActStream")
-        _use(ExperienceServicer, self._agents, "Push")
+        _use(ExperienceServicer, self._agents, "Push", "ReadExperience")
         experience_pb2_grpc.add_ExperienceServiceServicer_to_server(experience, self._server)
         policy_trainer_pb2_grpc.add_PolicyTrainerServiceServicer_to_server(trainer, self._server)
         runs_pb2_grpc.add_RunServiceServicer_to_server(runs, self._server)

@@ -12,7 +12,7 @@ from auxilium_rl.core.dto import Run
 from auxilium_rl.core.errors import AuxiliumError, Draining, InvalidRequest, RunEnded, StreamsExhausted
 from auxilium_rl.core.experience.intake import AgentStream, Intake
 from auxilium_rl.core.experience.plan import AGENTS
-from auxilium_rl.core.experience.ports import AgentInfo, AgentRegistry, ExperienceLogs
+from auxilium_rl.core.experience.ports import AgentInfo, AgentRegistry, ExperienceLogs, Record
 from auxilium_rl.core.ports import RunRegistry
 from auxilium_rl.core.states import TERMINAL
 from auxilium_rl.wire.agreement import difference
@@ -113,6 +113,19 @@ class ExperienceHub:
         """Every agent that ever joined a run. Raises RunNotFound."""
         self._runs.get(run_id)
         yield from self._agents.list(run_id)
+
+    def stored(self, run_id: str) -> Iterator[Record]:
+        """All that lies in the logs of a run now, each chunk once. Raises RunNotFound, InvalidRequest, ModelCorrupt."""
+        run = self._runs.get(run_id)
+        where = run.spec.environment.uri
+        if where != AGENTS:
+            raise InvalidRequest.of("run_id", f"run '{run_id}' is on '{where}'; agents pushed nothing")
+        seen: dict[tuple[str, str], int] = {}
+        for record in self._logs.reader(run_id).read():
+            key = record.agent_id, record.incarnation
+            if record.seq > seen.get(key, 0):
+                seen[key] = record.seq
+                yield record
 
     def forget(self, run_id: str) -> None:
         """The run was deleted."""

@@ -54,6 +54,9 @@ class ExperienceLogs(Protocol):
     def open(self, run_id: str) -> ExperienceLog:
         """This server's log of a run. Raises StoreUnavailable, ModelCorrupt."""
 
+    def reader(self, run_id: str) -> ExperienceReader:
+        """Reads what all servers took for a run, from its beginning."""
+
 
 class ExperienceReader(Protocol):
     """All chunks of a run, those of every server, each once; in the order in which one server stored them."""

@@ -11,8 +11,9 @@ from pathlib import Path
 import structlog
 
 from auxilium_rl.core.errors import StoreUnavailable
-from auxilium_rl.core.experience.ports import ExperienceLog, Record
+from auxilium_rl.core.experience.ports import ExperienceLog, ExperienceReader, Record
 from auxilium_rl.infra.atomic_files import disk_errors, fsync_folder
+from auxilium_rl.infra.experience.reader import SegmentReader
 from auxilium_rl.infra.experience.segments import (
     CHUNK,
     HEADER,
@@ -196,3 +197,7 @@ class SegmentLogs:
     def open(self, run_id: str) -> ExperienceLog:
         """See ``ExperienceLogs``."""
         return SegmentLog(self._root / run_id / self._server)
+
+    def reader(self, run_id: str) -> ExperienceReader:
+        """See ``ExperienceLogs``."""
+        return SegmentReader(self._root / run_id)

@@ -39,6 +39,11 @@ class ExperienceServiceStub:
                 request_serializer=auxilium_dot_v1_dot_experience__pb2.PushRequest.SerializeToString,
                 response_deserializer=auxilium_dot_v1_dot_experience__pb2.PushResponse.FromString,
                 _registered_method=True)
+        self.ReadExperience = channel.unary_stream(
+                '/auxilium.v1.ExperienceService/ReadExperience',
+                request_serializer=auxilium_dot_v1_dot_experience__pb2.ReadExperienceRequest.SerializeToString,
+                response_deserializer=auxilium_dot_v1_dot_experience__pb2.StoredChunk.FromString,
+                _registered_method=True)
         self.ListAgents = channel.unary_unary(
                 '/auxilium.v1.ExperienceService/ListAgents',
                 request_serializer=auxilium_dot_v1_dot_experience__pb2.ListAgentsRequest.SerializeToString,
@@ -58,6 +63,13 @@ class ExperienceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadExperience(self, request, context):
+        """All that is stored of a run, each chunk once; what comes meanwhile may be missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAgents(self, request, context):
         """Every agent that ever joined a run, by its id.
         """
@@ -72,6 +84,11 @@ def add_ExperienceServiceServicer_to_server(servicer, server):
                     servicer.Push,
                     request_deserializer=auxilium_dot_v1_dot_experience__pb2.PushRequest.FromString,
                     response_serializer=auxilium_dot_v1_dot_experience__pb2.PushResponse.SerializeToString,
+            ),
+            'ReadExperience': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadExperience,
+                    request_deserializer=auxilium_dot_v1_dot_experience__pb2.ReadExperienceRequest.FromString,
+                    response_serializer=auxilium_dot_v1_dot_experience__pb2.StoredChunk.SerializeToString,
             ),
             'ListAgents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAgents,
@@ -106,6 +123,33 @@ class ExperienceService:
             '/auxilium.v1.ExperienceService/Push',
             auxilium_dot_v1_dot_experience__pb2.PushRequest.SerializeToString,
             auxilium_dot_v1_dot_experience__pb2.PushResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadExperience(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/auxilium.v1.ExperienceService/ReadExperience',
+            auxilium_dot_v1_dot_experience__pb2.ReadExperienceRequest.SerializeToString,
+            auxilium_dot_v1_dot_experience__pb2.StoredChunk.FromString,
             options,
             channel_credentials,
             insecure,

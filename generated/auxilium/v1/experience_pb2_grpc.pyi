@@ -38,6 +38,8 @@ class ExperienceServiceStub:
     acknowledged when it is durable. FAILED_PRECONDITION (RUN_ENDED) when the run takes no more; ALREADY_EXISTS
     (AGENT_TAKEN) while another incarnation of the agent is connected, or may still be.
     """
+    ReadExperience: _grpc.UnaryStreamMultiCallable[_experience_pb2.ReadExperienceRequest, _experience_pb2.StoredChunk]
+    """All that is stored of a run, each chunk once; what comes meanwhile may be missing."""
     ListAgents: _grpc.UnaryUnaryMultiCallable[_experience_pb2.ListAgentsRequest, _experience_pb2.ListAgentsResponse]
     """Every agent that ever joined a run, by its id."""
 
@@ -49,6 +51,8 @@ class ExperienceServiceAsyncStub(ExperienceServiceStub):
     acknowledged when it is durable. FAILED_PRECONDITION (RUN_ENDED) when the run takes no more; ALREADY_EXISTS
     (AGENT_TAKEN) while another incarnation of the agent is connected, or may still be.
     """
+    ReadExperience: _aio.UnaryStreamMultiCallable[_experience_pb2.ReadExperienceRequest, _experience_pb2.StoredChunk]  # type: ignore[assignment]
+    """All that is stored of a run, each chunk once; what comes meanwhile may be missing."""
     ListAgents: _aio.UnaryUnaryMultiCallable[_experience_pb2.ListAgentsRequest, _experience_pb2.ListAgentsResponse]  # type: ignore[assignment]
     """Every agent that ever joined a run, by its id."""
 
@@ -63,6 +67,14 @@ class ExperienceServiceServicer(metaclass=_abc_1.ABCMeta):
         acknowledged when it is durable. FAILED_PRECONDITION (RUN_ENDED) when the run takes no more; ALREADY_EXISTS
         (AGENT_TAKEN) while another incarnation of the agent is connected, or may still be.
         """
+
+    @_abc_1.abstractmethod
+    def ReadExperience(
+        self,
+        request: _experience_pb2.ReadExperienceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_experience_pb2.StoredChunk], _abc.AsyncIterator[_experience_pb2.StoredChunk]]:
+        """All that is stored of a run, each chunk once; what comes meanwhile may be missing."""
 
     @_abc_1.abstractmethod
     def ListAgents(
