@@ -267,11 +267,10 @@ class Agent:
             InvalidArgument: not one of the two, no ``final_obs`` where it is needed, or there is no such episode.
         """
         if terminated == truncated:
-            raise InvalidArgument(
-                f"terminated: {terminated} and truncated: {truncated} given; one of them is accepted", {}
-            )
+            both = f"{terminated} and truncated: {truncated} given; one of them is accepted"
+            raise InvalidArgument.of("terminated", both)
         if truncated and final_obs is None:
-            raise InvalidArgument("final_obs: none given; a truncated episode is worth what was seen last", {})
+            raise InvalidArgument.of("final_obs", "none given; a truncated episode is worth what was seen last")
         final = None if final_obs is None else self._eye.see(final_obs)[1]
         if not self.config.explore:
             return
@@ -279,7 +278,7 @@ class Agent:
             now = self._episodes.pop(episode, None)
             if now is None:
                 known = ", ".join(repr(name) for name in self._episodes) or "none"
-                raise InvalidArgument(f"episode: {episode!r} given, which has not begun; {known} is under way", {})
+                raise InvalidArgument.of("episode", f"{episode!r} given, which has not begun; {known} is under way")
             with self._lock:
                 now.end(terminated, final, rewards_follow)
                 self._ending.append(now)

@@ -90,7 +90,7 @@ class AgentConfig:
         try:
             told = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise InvalidArgument(f"{path}: {error}", {"path": str(error)}) from error
+            raise InvalidArgument.of(str(path), str(error)) from error
         known = {one.name for one in fields(cls)}
         unknown = sorted(set(told) - known) if isinstance(told, dict) else ["(no object)"]
         if unknown:

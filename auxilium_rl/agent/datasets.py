@@ -118,11 +118,11 @@ def import_experience(
     try:
         file = parquet.ParquetFile(source)
     except (OSError, ValueError) as error:
-        raise InvalidArgument(f"{source}: {error}", {"source": str(error)}) from error
+        raise InvalidArgument.of(str(source), str(error)) from error
     told = (file.schema_arrow.metadata or {}).get(_CONTRACT, b"").decode()
     if told != contract:
         theirs = "those of another contract" if told else "unknown"
-        raise InvalidArgument(f"{source}: its spaces are {theirs}; the run has {contract}", {"source": "contract"})
+        raise InvalidArgument.of(str(source), f"its spaces are {theirs}; the run has {contract}")
     observation, action, mask_len = spaces_of(contract)
     outbox = Outbox(10 * _CHUNK, None)
     name = uuid.uuid4().hex
@@ -137,7 +137,7 @@ def import_experience(
     link = Link(client.experience_stub, join, outbox)
     try:
         if link.wait_for_welcome(timeout).on_policy:
-            raise InvalidArgument("run_id: it learns on-policy, from what its versions did", {"run_id": "on-policy"})
+            raise InvalidArgument.of("run_id", "it learns on-policy, from what its own versions did")
         steps = 0
         for part in _parts(file, transform):
             experience = _experience(part, observation, action, mask_len)
@@ -145,7 +145,7 @@ def import_experience(
             try:
                 codec.decode(chunk)
             except InvalidChunk as wrong:
-                raise InvalidArgument(f"{source}: after step {steps}: {wrong}", {"source": str(wrong)}) from wrong
+                raise InvalidArgument.of(str(source), f"after step {steps}: {wrong}") from wrong
             with outbox.changed:
                 outbox.changed.wait_for(lambda: not outbox.is_full or bool(link.ended) or link.final, timeout)
             outbox.put(chunk)
@@ -169,7 +169,7 @@ def _arrow() -> tuple[Any, Any]:
 def _agreed(client: Client, run_id: str) -> tuple[ChunkCodec, str]:
     environment = client.call(client.runs_stub.GetRun, runs_pb2.GetRunRequest(run_id=run_id)).environment
     if environment.uri != "agents":
-        raise InvalidArgument(f"run_id: it is on '{environment.uri}'; agents pushed nothing", {"run_id": "no agents"})
+        raise InvalidArgument.of("run_id", f"it is on '{environment.uri}'; agents pushed nothing")
     observation = space_of(environment.observation_space, "observation_space")
     action = space_of(environment.action_space, "action_space")
     mask_len = environment.mask_len

@@ -268,7 +268,7 @@ def settings_of(told: Mapping[str, Any], agents: int = 1) -> tuple[dict[str, Any
     ignored += sorted(set(told) - known)
     expected = "onpolicy" if algorithm == "ppo" else "offpolicy"
     if told.get("type") not in (None, expected):
-        raise InvalidArgument(f"type: '{told['type']}' given; {algorithm} is {expected}", {"type": "contradiction"})
+        raise InvalidArgument.of("type", f"'{told['type']}' given; {algorithm} is {expected}")
     settings = {
         "address": told.get("train_server_address", "127.0.0.1:50051"),
         "experiment_id": told["client_id"],
@@ -290,9 +290,8 @@ def spaces_in(told: Mapping[str, Any]) -> tuple[AnySpace, AnySpace]:
     parameters = told.get("algorithm_parameters", {})
     for name in ("input_size", "act_dim"):
         if not isinstance(parameters.get(name), int) or parameters[name] < 1:
-            raise InvalidArgument(
-                f"algorithm_parameters.{name}: {parameters.get(name)!r} given; a whole number is needed", {name: "size"}
-            )
+            given = f"{parameters.get(name)!r} given; a whole number is needed"
+            raise InvalidArgument.of(f"algorithm_parameters.{name}", given)
     observation = spaces.Box(-np.inf, np.inf, (parameters["input_size"],), np.float32)
     numbers = told.get("algorithm_name") in {"PPO_Continuous", "SAC", "TD3", "DDPG"}
     if not numbers and parameters.get("discrete") is not False:
@@ -333,7 +332,7 @@ def _read(path: str | Path) -> dict[str, Any]:
     try:
         told = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InvalidArgument(f"{path}: {error}", {"conf_path": str(error)}) from error
+        raise InvalidArgument.of(str(path), str(error)) from error
     if not isinstance(told, dict):
-        raise InvalidArgument(f"{path}: no JSON object", {"conf_path": "no object"})
+        raise InvalidArgument.of(str(path), "no JSON object")
     return told

@@ -30,7 +30,7 @@ class Eye:
             leaves = leaves_of(observation)
             self.step_bytes = sum(leaf.row_bytes for leaf in (*leaves, *leaves_of(action, action=True))) + 8
         except UnsupportedSpace as refused:
-            raise InvalidArgument(str(refused), {}) from refused
+            raise InvalidArgument.of("spaces", str(refused)) from refused
         self._observation, self._action = observation, action
         self.counted, self.counted_action = counted_from_zero(observation), counted_from_zero(action)
         self._codec, self._keys = Codec(self.counted), [leaf.key for leaf in leaves]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 from auxilium_rl.client.errors import InvalidArgument
-from auxilium_rl.wire.rows import AnySpace
-from auxilium_rl.wire.spaces import UnsupportedSpace, space_message
-from generated.auxilium.v1 import experience_pb2, runs_pb2
+
+if TYPE_CHECKING:  # what they import takes longer than the rest of the SDK
+    from auxilium_rl.wire.rows import AnySpace
+    from generated.auxilium.v1 import experience_pb2, runs_pb2
 
 __all__ = ["AgentStatus", "Agents"]
 
@@ -33,12 +35,14 @@ class Agents:
 
     def put_into(self, request: runs_pb2.StartRunRequest) -> None:
         """Say it in a request. Raises InvalidArgument for a space that cannot travel."""
+        from auxilium_rl.wire.spaces import UnsupportedSpace, space_message
+
         environment = request.environment
         for name, space in (("observation_space", self.observation_space), ("action_space", self.action_space)):
             try:
                 getattr(environment, name).CopyFrom(space_message(space))
             except UnsupportedSpace as refused:
-                raise InvalidArgument(f"{name}: {refused}", {name: str(refused)}) from refused
+                raise InvalidArgument.of(name, str(refused)) from refused
         environment.mask_len = self.mask_len
         request.experience.synchronous = self.synchronous
         request.experience.publish_seconds = self.publish_seconds

@@ -45,6 +45,11 @@ class InvalidArgument(ClientError):
         super().__init__(message, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
         self.violations = violations
 
+    @classmethod
+    def of(cls, name: str, text: str) -> InvalidArgument:
+        """The error for one field."""
+        return cls(f"{name}: {text}", {name: text})
+
 
 class NotFound(ClientError):
     """No such run."""

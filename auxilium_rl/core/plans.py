@@ -50,10 +50,11 @@ def evaluation_source(given: EnvironmentSource, defaults: SourceDefaults) -> Env
     gym_ids = checked_gym_ids(given.gym_ids, "environment.gym_ids") if given.gym_ids else ()
     source = resolve_source(given, gym_ids, given.lanes, defaults, None)
     if source.uri.startswith("attached:") or source.uri == "agents":
+        who = "agents push" if source.uri == "agents" else "simulators dial in"
         raise InvalidRequest.of(
             "environment.uri",
-            f"'{source.uri}' given; simulators dial in, and agents push, for training only: one that listens "
-            "(grpc://host:port), gym:<id> or fake is accepted",
+            f"'{source.uri}' given; {who} for training only: one that listens (grpc://host:port), gym:<id> or fake "
+            "is accepted",
         )
     return source
 

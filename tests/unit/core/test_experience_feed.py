@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,10 @@ def push(tmp_path: Path) -> Iterator[Push]:
         ]
         following = np.full((sum(span.has_following for span in made), 1), 77, np.float32)
         chunk = Experience(len(values), made, rows, following, np.zeros(len(values), np.int64), rows[:, 0])
-        log.append(
-            Record(agent, "i", seqs[agent], CODEC.encode(seqs[agent], chunk).SerializeToString()), lambda _: None
-        )
+        stored = threading.Event()
+        message = CODEC.encode(seqs[agent], chunk).SerializeToString()
+        log.append(Record(agent, "i", seqs[agent], message), lambda _: stored.set())
+        assert stored.wait(10)
 
     yield send
     log.close()

@@ -16,7 +16,8 @@ from auxilium_rl.core.parameter_groups import pace_value_function
 
 def made(make: Any = PPO, factor: float | None = None, **more: Any) -> Any:
     kwargs = {"net_arch": [8], **more}
-    model = make("MlpPolicy", "CartPole-v1", n_steps=32, seed=0, device="cpu", policy_kwargs=kwargs)
+    batch = {"batch_size": 32} if make is PPO else {}
+    model = make("MlpPolicy", "CartPole-v1", n_steps=32, seed=0, device="cpu", policy_kwargs=kwargs, **batch)
     if factor is not None:
         pace_value_function(model, factor)
     return model
@@ -28,18 +29,16 @@ def moved(model: Any, before: dict[str, Any], name: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("make", [PPO, A2C])
 def test_a_factor_of_one_changes_nothing(make: Any) -> None:
-    plain, paced = made(make), made(make, 1.0)
-    for model in (plain, paced):
-        model.learn(96)
+    plain = made(make).learn(96)
+    paced = made(make, 1.0).learn(96)
     for name, weights in plain.policy.state_dict().items():
         assert torch.equal(weights, paced.policy.state_dict()[name]), name
 
 
 def test_the_value_function_learns_at_its_own_pace() -> None:
-    plain, paced = made(), made(factor=0.01)
-    before = {name: value.clone() for name, value in plain.policy.state_dict().items()}
-    for model in (plain, paced):
-        model.learn(64)
+    before = {name: value.clone() for name, value in made().policy.state_dict().items()}
+    plain = made().learn(32)
+    paced = made(factor=0.01).learn(32)
     slower = moved(paced, before, "value_net.weight") / moved(plain, before, "value_net.weight")
     same = moved(paced, before, "action_net.weight") / moved(plain, before, "action_net.weight")
     assert slower < 0.05
