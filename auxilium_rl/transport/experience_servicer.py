@@ -44,10 +44,9 @@ class ExperienceServicer(experience_pb2_grpc.ExperienceServiceServicer):
         except AuxiliumError as error:
             abort(context, error)
         pump = threading.Thread(target=self._pump, args=(requests, stream), name="agent-push", daemon=True)
-        # Whoever goes without a word is noticed here.
-        if not context.add_callback(lambda: self._hub.leave(stream)):
-            self._hub.leave(stream)
-            return
+        # Whoever goes without a word is noticed here; gRPC's own thread must not wait for a database.
+        if not context.add_callback(stream.end):
+            stream.end()
         try:
             welcome = stream.welcome
             yield pb.PushResponse(

@@ -155,6 +155,43 @@ def test_a_worker_that_is_killed(server: Server) -> None:
     assert (told["experience/used"], told["experience/stale"]) == (total, 0)
 
 
+def test_a_pause_and_an_extension(server: Server) -> None:
+    with agent(server, "a", "life", total_timesteps=128) as mine:
+        run = server.client.run(mine.run_id)
+        until(lambda: run.status().state in {"RUNNING", "WAITING"}, "the run")
+        run.pause()
+        until(lambda: run.status().state == "PAUSED", "the pause")
+        for number in range(150):  # nobody learns now, and nothing is lost
+            mine.act([0.0, 0.0]).reward(number)
+        mine.end(terminated=True)
+        mine.flush()
+        run.resume()
+        assert run.wait(timeout=60).timesteps_done == 128
+        until(lambda: mine.run_ended, "the news")
+    told = {metric.key: metric.value for metric in run.metrics()}
+    assert told["experience/used"] == 128
+    longer = run.extend(64)
+    with agent(server, "a", "life", run_id=longer.run_id) as again:
+        for number in range(70):
+            again.act([0.0, 0.0]).reward(number)
+        again.end(terminated=True)
+        again.flush()
+        assert longer.wait(timeout=60).timesteps_done == 192
+
+
+def test_several_processes_on_one_port(tmp_path: Path) -> None:
+    with running(tmp_path / "data", act_workers=2) as server:
+        with agent(server, "a", "port") as one, agent(server, "b", "port") as two, agent(server, "c", "port") as three:
+            for number in range(100):
+                for mine in (one, two, three):
+                    mine.act([0.0, 0.0]).reward(number)
+            for mine in (one, two, three):
+                mine.end(terminated=True)
+                mine.flush()
+            found = rewards_of(stored(server, one.run_id))
+        assert [rewards == list(range(100)) for rewards in found.values()] == [True] * 3
+
+
 # -- what is stored
 
 

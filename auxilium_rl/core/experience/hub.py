@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ from auxilium_rl.wire.agreement import difference
 __all__ = ["ExperienceHub"]
 
 _log = structlog.get_logger(__name__)
-_LEASE, _TICK = 10.0, 1.0
+_LEASE, _TICK, _IDLE = 10.0, 1.0, 30.0
 _MAX_NAME = 128
 
 
@@ -149,6 +150,9 @@ class ExperienceHub:
     def _tick(self) -> None:
         with self._lock:
             streams = list(self._streams.values())
+            idle = self._idle({stream.run_id for stream in streams})
+        for intake in idle:
+            intake.close()
         for run_id in {stream.run_id for stream in streams}:
             run = self._runs.get(run_id)
             ended = run.state in TERMINAL
@@ -156,6 +160,16 @@ class ExperienceHub:
                 if ended:
                     stream.run_ended(run.state.value)
                 self._report(stream, connected=True)
+
+    def _idle(self, busy: set[str]) -> list[Intake]:
+        """Intakes that no agent needed for a while; they are opened again when one does. Under the lock."""
+        now, found = time.monotonic(), []
+        for run_id, intake in list(self._intakes.items()):
+            if run_id in busy or not intake.idle_since:
+                intake.idle_since = now
+            elif now - intake.idle_since > _IDLE:
+                found.append(self._intakes.pop(run_id))
+        return found
 
     def _report(self, stream: AgentStream, *, connected: bool) -> None:
         stats = stream.stats()

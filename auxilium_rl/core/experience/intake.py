@@ -67,7 +67,12 @@ class Intake:
         self.policy, self.synchronous = policy_of(run), plan.synchronous
         self.quota = int(spec.hyperparameters["n_steps"]) if plan.synchronous else 0
         self.taken: dict[tuple[str, str], int] = dict(log.durable)
+        self.aside: dict[tuple[str, str], set[int]] = {}
+        """Chunks that were put aside since the log was opened."""
+        self.streams: dict[tuple[str, str], AgentStream] = {}
+        """The newest connection of every incarnation."""
         self.lock = threading.Lock()
+        self.idle_since = 0.0
 
     def close(self) -> None:
         """Store what is on its way."""
@@ -85,6 +90,7 @@ class AgentStream:
         self._open: set[int] = set()
         with intake.lock:
             intake.taken[self._key] = max(intake.taken.get(self._key, 0), stored_elsewhere)
+            intake.streams[self._key] = self
         self._durable = max(intake.log.durable.get(self._key, 0), stored_elsewhere)
         self._last = self._told = self._durable
         self._rejected: list[Rejection] = []
@@ -115,12 +121,20 @@ class AgentStream:
                 raise ChunkOutOfOrder(f"chunk {seq} came; {taken + 1} was expected")
             if seq == taken + 1:
                 self._intake.taken[self._key] = seq
-        if seq <= taken:  # it came before, over another connection perhaps
-            self._settle(seq)
-            return
         with self._changed:
             self._open.add(seq)
             self._last = max(self._last, seq)
+        if seq <= taken:  # it came before, over another connection perhaps, where it may be on its way still
+            if seq <= self._intake.log.durable.get(self._key, 0) or seq in self._intake.aside.get(self._key, ()):
+                self._settle(seq)
+            return
+        try:
+            self._keep(seq, chunk)
+        except BaseException:
+            self._take_back(seq)
+            raise
+
+    def _keep(self, seq: int, chunk: Any) -> None:
         record = Record(self.agent_id, self.incarnation, seq, chunk.SerializeToString())
         try:
             experience = self._intake.codec.decode(chunk)
@@ -128,9 +142,15 @@ class AgentStream:
                 raise InvalidChunk("log_probs", "none given; the run's algorithm needs those of the actions")
         except InvalidChunk as invalid:
             self._intake.log.put_aside(record, str(invalid))
+            self._intake.aside.setdefault(self._key, set()).add(seq)
             self._reject(Rejection(seq, invalid.field, invalid.reason), int(chunk.count))
             return
         self._intake.log.append(record, lambda failed: self._stored(seq, experience, failed))
+
+    def _take_back(self, seq: int) -> None:
+        """It, and what came after it, must come again."""
+        with self._intake.lock:
+            self._intake.taken[self._key] = min(self._intake.taken[self._key], seq - 1)
 
     def receipts(self) -> Iterator[Receipt]:
         """What came of the chunks, as it becomes known, until the connection ends. Raises what ended it."""
@@ -181,12 +201,14 @@ class AgentStream:
 
     def _stored(self, seq: int, experience: Experience, failed: Exception | None) -> None:
         if failed is not None:
-            with self._intake.lock:  # it, and what came after it, comes again over another connection
-                self._intake.taken[self._key] = min(self._intake.taken[self._key], seq - 1)
+            self._take_back(seq)
             self.end(failed)
             return
         self._learn(experience)
         self._settle(seq)
+        newest = self._intake.streams.get(self._key)
+        if newest is not None and newest is not self:  # it came over a connection that is gone
+            newest._settle(seq)
 
     def _reject(self, rejection: Rejection, steps: int) -> None:
         self._count(rejected=max(steps, 0))
@@ -197,6 +219,7 @@ class AgentStream:
     def _settle(self, seq: int) -> None:
         with self._changed:
             self._open.discard(seq)
+            self._last = max(self._last, seq)
             self._durable = min(self._open) - 1 if self._open else max(self._last, self._durable)
             self._changed.notify_all()
 
