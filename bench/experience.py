@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from auxilium_rl.client.local_policy import LocalPolicy
 from auxilium_rl.core.experience.feed import Feed
 from auxilium_rl.core.experience.off_policy import store
 from auxilium_rl.core.experience.ports import Record
-from auxilium_rl.inference.sampling import Sampler
+from auxilium_rl.inference.sampling import Sampler, SplitMix64
 from auxilium_rl.infra.experience.log import SegmentLog
 from auxilium_rl.infra.experience.reader import SegmentReader
 from auxilium_rl.infra.sql.database import open_database
@@ -46,7 +47,7 @@ _TRAINERS, _ROLLOUTS, _STEPS = 4, 4, 2048
 
 
 def figures() -> list[Figure]:
-    return [*_acting(), *_acknowledged(), _ingested(), _arrival(), _against_stock()]
+    return [*_acting(), *_acknowledged(), _ingested(), _arrival(), _overhead(), _against_stock()]
 
 
 def _acting() -> list[Figure]:
@@ -205,6 +206,54 @@ def _arrival(rounds: int = 40) -> Figure:
         for agent in agents:
             agent.close()
     return Figure("new weights → 16 agents act on them, p99", [percentile(delays, 0.99) * 1000], 50, False, "ms")
+
+
+def _overhead() -> Figure:
+    """A step of the scheduling example with an agent that learns, against one with a policy that only acts."""
+    example = _example("scheduling")
+    with tempfile.TemporaryDirectory() as folder, server() as (address, _):
+        trace = Path(folder) / "jobs.swf"
+        example.write_trace(trace, 1000, seed=0)
+        jobs = example.read_trace(trace)
+        with Agent(
+            example.OBSERVATION,
+            example.ACTION,
+            masked=True,
+            address=address,
+            experiment_id="overhead",
+            total_timesteps=NEVER,
+            hyperparameters=example.PPO,
+            agents=16,  # a rollout is longer than the measurement: it is the system's own step that counts
+        ) as agent:
+            sampler, _ = agent._policy.made
+            rng = SplitMix64(0)
+
+            def acting() -> float:
+                cluster, steps, began = example.Cluster(jobs), 0, time.perf_counter()
+                while cluster.has_choice():
+                    seen, legal = cluster.look()
+                    cluster.start(cluster.waiting[sampler.draw(seen, rng, legal).sent])
+                    steps += 1
+                return (time.perf_counter() - began) / steps
+
+            def learning() -> float:
+                began = time.perf_counter()
+                example.by_agent(jobs, agent)
+                return (time.perf_counter() - began) / len(jobs)
+
+            acting()
+            ratios = interleaved(learning, acting)
+    return Figure("a step of the scheduling example with an agent ÷ with a fixed policy", ratios, 1.06, False)
+
+
+def _example(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / "agents" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def _against_stock() -> Figure:
