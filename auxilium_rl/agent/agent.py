@@ -35,6 +35,8 @@ __all__ = ["Agent"]
 
 _log = structlog.get_logger(__name__)
 _PATIENCE = 60.0
+_PATIENT = 50
+"""Tenths of a second without the next version, after which the log says what may be missing."""
 
 
 class Agent:
@@ -72,7 +74,7 @@ class Agent:
         self._client = Client(self.config.address, connect_timeout=self.config.join_seconds)
         self._lock, self._acting = threading.Lock(), threading.Lock()
         self._work = threading.Condition()
-        self._closed = self._forced = False
+        self._closed = self._forced = self._at_once = False
         self._episodes: dict[str, Episode] = {}
         self._ending: list[Episode] = []
         self._number = secrets.randbits(40) << 20
@@ -244,7 +246,9 @@ class Agent:
         number = now.add(choice.seen, choice.taken, choice.log_prob, choice.mask, choice.version)
         with self._lock:
             self._unsent += 1
-        if self._unsent >= self.config.chunk_steps:
+        if self._unsent % self.config.chunk_steps == 0:
+            self._notify()
+        if self._unsent >= self.config.queue_steps or self._outbox.is_full:
             self._make_room()
         return Step(choice.action, choice.log_prob, choice.version, now, number)
 
@@ -376,18 +380,20 @@ class Agent:
             self._await_next(version)
 
     def _await_next(self, version: int) -> None:
-        self._force()
         assert self._link is not None
+        waited = 0
         while not (self._link.ended or self._link.final or self._closed):
+            self._notify(at_once=True)
             if self._policy.wait_for(version + 1, 0.1):
                 break
+            waited += 1
+            if waited == _PATIENT and (open_steps := self._unrewarded()):
+                _log.warning("agent_waits_for_rewards", steps=open_steps, version=version)
         self._acted_with, self._completed = self.version, 0
 
     def _make_room(self) -> None:
-        """Have a chunk packed; wait while there is no place for it."""
+        """Wait while there is no place for more."""
         self._notify()
-        if self._unsent < self.config.queue_steps and not self._outbox.is_full:
-            return
         assert self._link is not None
         told = False
         while (self._unsent >= self.config.queue_steps or self._outbox.is_full) and not self._closed:
@@ -406,8 +412,13 @@ class Agent:
             with self._outbox.changed:
                 self._outbox.changed.wait(0.01)
 
-    def _notify(self) -> None:
+    def _unrewarded(self) -> int:
+        with self._lock:
+            return sum(one.waiting - one.ready() for one in (*self._ending, *self._episodes.values()))
+
+    def _notify(self, *, at_once: bool = False) -> None:
         with self._work:
+            self._at_once = self._at_once or at_once
             self._work.notify_all()
 
     def _force(self) -> None:
@@ -420,14 +431,18 @@ class Agent:
             self._work.wait_for(lambda: not self._forced or self._closed)
 
     def _pack_on(self) -> None:
+        idle = True
         while True:
             with self._work:
-                if not self._forced and not self._closed and self._unsent < self.config.chunk_steps:
+                hurry = self._forced or self._closed or self._at_once
+                if not hurry and (idle or self._unsent < self.config.chunk_steps):
                     self._work.wait(self.config.chunk_seconds or None)
-                forced, closed = self._forced, self._closed
+                forced, closed, self._at_once = self._forced, self._closed, False
+            before = self._outbox.next_seq
             try:
                 while self._pack(force=forced):
                     pass
+                idle = self._outbox.next_seq == before  # steps that wait for their rewards are no work
             except Exception:  # what is here must not be forgotten because one chunk failed
                 _log.exception("packing_failed")
                 raise

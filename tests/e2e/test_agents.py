@@ -223,6 +223,26 @@ def test_rewards_that_come_late_are_the_rewards(server: Server) -> None:
     assert chunk.actions.max() <= 2  # counted from 0
 
 
+def test_synchronous_agents_wait_for_rewards_that_come_late(server: Server) -> None:
+    steps: list[Any] = []
+    with agent(server, "a", "both", synchronous=True) as mine:
+
+        def act() -> None:
+            for _ in range(65):
+                steps.append(mine.act([0.0, 0.0]))
+
+        acting = threading.Thread(target=act)
+        acting.start()
+        until(lambda: len(steps) == 64, "a whole rollout without a reward")
+        for number, step in enumerate(steps):
+            step.reward(number)
+        acting.join(30)
+        assert len(steps) == 65
+        assert steps[-1].version > steps[0].version
+        (rewards,) = rewards_of(stored(server, mine.run_id)).values()
+    assert rewards == list(range(64))
+
+
 def test_closing_loses_nothing(server: Server) -> None:
     mine = agent(server, "a", "close", chunk_seconds=10)
     with mine:

@@ -48,7 +48,7 @@ class PushedOnPolicy(Pushed, OnPolicyAlgorithm):
     """A mixin over PPO, MaskablePPO and A2C; set on a model by ``learn_from``."""
 
     def collect_rollouts(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int, **_: Any
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int, *_: Any, **__: Any
     ) -> bool:
         """Fill the buffer with as many steps as it holds, lane after lane; which agent took them does not matter."""
         lanes: AgentLanes = self.lanes
