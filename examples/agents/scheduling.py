@@ -188,7 +188,8 @@ def main() -> None:
     parts = parts_of(read_trace(trace), JOBS)
     known, unknown = parts[: len(parts) * 3 // 4], parts[len(parts) * 3 // 4 :]
     settings = {"address": options.address, "experiment_id": options.experiment, "total_timesteps": 10**9}
-    with Agent(OBSERVATION, ACTION, masked=True, hyperparameters=PPO, seed=0, **settings) as agent:
+    # The simulation is quicker than the learner: it waits for each version, so that nothing is dropped as stale.
+    with Agent(OBSERVATION, ACTION, masked=True, synchronous=True, hyperparameters=PPO, seed=0, **settings) as agent:
         learning = [by_agent(known[number % len(known)], agent) for number in range(options.episodes)]
         run_id = agent.run_id
         agent.flush()
