@@ -25,6 +25,8 @@ __all__ = ["ActLane"]
 
 _log = structlog.get_logger(__name__)
 _TOKEN_SECONDS = 30.0
+_MOMENT = 40e-6
+"""Seconds for which the next request is looked for, where callers ask again at once; else nobody looks."""
 _HELLO_TIMEOUT = 10.0
 
 
@@ -102,7 +104,7 @@ class ActLane:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            lane = FrameSocket(connection, self._limit)
+            lane = FrameSocket(connection, self._limit, eager=True, moment=_MOMENT)
             with self._lock:
                 self._open.add(lane)
             threading.Thread(target=self._serve, args=(lane,), name="act-lane-caller", daemon=True).start()

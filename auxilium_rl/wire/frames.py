@@ -31,7 +31,7 @@ class FrameSocket:
 
     Args:
         limit: bytes of the largest frame that is accepted; a greater length is refused before anything is allocated.
-        eager: look for what comes before going to sleep for it. For the two ends of a fast lane, not for a server.
+        eager: look for what comes before going to sleep for it. A server of many looks for a short moment only.
         moment: for how long, in seconds.
     """
 

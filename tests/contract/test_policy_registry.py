@@ -10,8 +10,10 @@ from datetime import timedelta
 import pytest
 
 from auxilium_rl.core.errors import InvalidRequest, PolicyNotFound, VersionInUse
+from auxilium_rl.core.experience.ports import AgentStats
 from auxilium_rl.core.policies import Criterion, Episode, NewVersion, PolicyFile, summary
 from auxilium_rl.core.states import RunState
+from auxilium_rl.infra.sql.agents import SqlAgentRegistry
 from auxilium_rl.infra.sql.database import open_database
 from auxilium_rl.infra.sql.policies import SqlPolicyRegistry
 from auxilium_rl.infra.sql.registry import SqlRunRegistry
@@ -120,6 +122,19 @@ def test_aliases(policies: SqlPolicyRegistry) -> None:
     published = policies.publish(replace(NEW, timesteps=30))
     assert published is not None
     assert published.version == 3  # 0 is gone for good
+
+
+def test_what_an_agent_acts_with_stays(policies: SqlPolicyRegistry) -> None:
+    for timesteps in (0, 10, 20):
+        policies.publish(replace(NEW, timesteps=timesteps))
+    agents = SqlAgentRegistry(policies._engine)
+    agents.join(NEW.run_id, "robot", "i", "server", 60)
+    agents.report(NEW.run_id, "robot", "i", 60, AgentStats(version=1), connected=True)
+    with pytest.raises(VersionInUse, match="cart@1 is what the agents robot act with"):
+        policies.delete_version("cart", 1)
+    policies.delete_version("cart", 0)
+    agents.report(NEW.run_id, "robot", "i", 60, AgentStats(), connected=False)
+    policies.delete_version("cart", 1)
 
 
 def test_best_follows_evaluations_on_one_environment(policies: SqlPolicyRegistry) -> None:

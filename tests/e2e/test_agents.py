@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -463,6 +466,47 @@ def test_bad_chunks_are_put_aside_and_the_others_go_on(server: Server, raw: Run)
     assert [(name, seq) for name, seq, _ in found] == [("bad", 1), ("bad", 9)]
     (told,) = [one for one in raw.agents() if one.agent_id == "bad"]
     assert (told.steps, told.rejected) == (8, 29)
+
+
+_AUDIT = """
+import os, sys
+
+def _note(event, arguments):
+    if event == "pickle.find_class":
+        with open(os.environ["AUDIT_FILE"], "a") as file:
+            file.write(f"{os.getpid()} {arguments}\\n")
+
+sys.addaudithook(_note)
+"""
+
+
+def test_hostile_bytes_reach_no_unpickler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, seen = tmp_path / "site", tmp_path / "seen"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(_AUDIT)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.setenv("AUDIT_FILE", str(seen))
+    hostile = pickle.dumps(Path("/tmp"))
+    program = "import pickle, sys; pickle.loads(bytes.fromhex(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", program, hostile.hex()], check=True)
+    assert seen.read_text()  # the hook hears what there is to hear
+    with running(tmp_path / "data") as server, agent(server, "a", "hostile") as mine:
+        run = server.client.run(mine.run_id)
+        seen.write_text("")
+        pushing(server, run, [
+            chunk(1, observations=pb.Chunk(observations={"slabs": [hostile]})),
+            chunk(2, observations=pb.Chunk(observations={"slabs": [hostile]}), zstd=True),
+            chunk(3, rewards=hostile),
+            chunk(4, masks=hostile),
+            chunk(5, log_probs=hostile),
+            chunk(6),
+        ])  # fmt: skip
+        for _ in range(64):
+            mine.act([0.0, 0.0]).reward(1.0)
+        mine.end(terminated=True)
+        mine.flush()
+        until(lambda: run.status().timesteps_done >= 64, "the learner, who read it all")
+        assert seen.read_text() == ""
 
 
 def test_a_chunk_is_stored_once(server: Server, raw: Run) -> None:

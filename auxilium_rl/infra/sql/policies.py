@@ -22,10 +22,12 @@ from auxilium_rl.core.policies import (
     PolicyPage,
     PolicyVersion,
 )
+from auxilium_rl.infra.sql.clock import database_now
 from auxilium_rl.infra.sql.database import reading, writing
 from auxilium_rl.infra.sql.policy_rows import policy_of_rows, tick, version_of
 from auxilium_rl.infra.sql.run_rows import held_by
 from auxilium_rl.infra.sql.tables import (
+    agents,
     policies,
     policy_aliases,
     policy_clock,
@@ -110,6 +112,9 @@ class SqlPolicyRegistry:
             found = self._find(connection, name, str(version))
             if found.aliases:
                 raise VersionInUse(f"{name}@{version} is what {', '.join(found.aliases)} points to; move that first")
+            acting = _acting_with(connection, found)
+            if acting:
+                raise VersionInUse(f"{name}@{version} is what the agents {', '.join(acting)} act with")
             for table in (policy_evaluations, policy_versions):
                 connection.execute(delete(table).where(table.c.name == name, table.c.version == version))
             self._touch(connection, name)
@@ -296,6 +301,13 @@ class SqlPolicyRegistry:
                 scores[version.version] = score
         if scores:
             self._point(connection, name, BEST, max(scores, key=lambda number: (scores[number], number)))
+
+
+def _acting_with(connection: Connection, version: PolicyVersion) -> builtins.list[str]:
+    """The agents that are connected, to whichever server, and acted with a version last."""
+    connected = agents.c.lease_expires_at >= database_now()
+    theirs = and_(agents.c.run_id == version.run_id, agents.c.version == version.version, connected)
+    return builtins.list(connection.execute(select(agents.c.agent_id).where(theirs)).scalars())
 
 
 def _holds(connection: Connection, run_id: str, epoch: int) -> bool:
