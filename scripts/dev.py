@@ -25,6 +25,7 @@ FAULTS = (
     "tests/e2e/test_policies.py",
     "tests/e2e/test_training_evaluation.py",
     "tests/unit/core/test_actor_graph.py",
+    "tests/unit/core/test_torchscript.py",
 )
 
 

@@ -74,7 +74,7 @@ def _learned(server: Server, run_id: str) -> int:
 
 
 def test_sent_is_stored(tmp_path: Path, pytestconfig: pytest.Config, promise: Callable[..., None]) -> None:
-    kills = 50 if pytestconfig.getoption("--long") else 6
+    kills = 50 if pytestconfig.getoption("--long") else 3
     rng = random.Random(0)
     folder = tmp_path / "agents"
     folder.mkdir()

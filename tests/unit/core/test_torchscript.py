@@ -15,7 +15,10 @@ from auxilium_rl.core.torchscript import scripted
 from tests.unit.core.test_actor_graph import CASES, ON, VECTOR, trained
 
 
-@pytest.mark.parametrize(("algorithm", "observation", "action", "hyperparameters", "wishes"), CASES)
+FEW = [pytest.param(*case, marks=() if number % 4 == 0 else pytest.mark.long) for number, case in enumerate(CASES)]
+
+
+@pytest.mark.parametrize(("algorithm", "observation", "action", "hyperparameters", "wishes"), FEW)
 def test_it_does_what_the_graph_does(
     algorithm: str, observation: Any, action: Any, hyperparameters: dict[str, Any], wishes: dict[str, Any]
 ) -> None:
