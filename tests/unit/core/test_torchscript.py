@@ -14,7 +14,6 @@ from gymnasium import spaces
 from auxilium_rl.core.torchscript import scripted
 from tests.unit.core.test_actor_graph import CASES, ON, VECTOR, trained
 
-
 FEW = [pytest.param(*case, marks=() if number % 4 == 0 else pytest.mark.long) for number, case in enumerate(CASES)]
 
 
