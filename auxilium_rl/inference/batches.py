@@ -79,9 +79,9 @@ class Acted:
     probabilities: npt.NDArray[np.float32] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: to make one then takes a third of the time, and each call makes one
 class ActRequest:
-    """Observations as a simulator sends them.
+    """Observations as a simulator sends them. Nobody changes one.
 
     Attributes:
         slabs: one for each leaf, in the order of the space: C order, little endian.
@@ -99,8 +99,7 @@ class ActRequest:
     contract_hash: str = ""
 
 
-@dataclass(frozen=True)
-class ActResult:
+class ActResult(NamedTuple):
     """What goes back to a simulator.
 
     Attributes:
