@@ -318,7 +318,8 @@ def serve(overrides: Mapping[str, object] | None = None) -> int:
         sys.stderr.write(f"auxilium: {error.message}\n")
         application.stop(0.0)
         return 1
-    stopping.wait()
+    while not stopping.wait(1.0):  # a signal that comes just before the wait does not end it
+        pass
     application.stop()
     return 0
 

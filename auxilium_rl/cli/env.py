@@ -55,7 +55,8 @@ def serve(
     typer.echo(
         f"train on it: auxilium train ppo --steps 50000 --env grpc://{address.replace('0.0.0.0:', '127.0.0.1:')}"
     )
-    stopping.wait()
+    while not stopping.wait(1.0):  # a signal that comes just before the wait does not end it
+        pass
     server.stop(0.5)
 
 
