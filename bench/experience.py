@@ -35,6 +35,7 @@ from auxilium_rl.wire.chunks import ChunkCodec, Experience, Span
 from auxilium_rl.wire.spaces import space_message
 from bench.measure import Figure, interleaved, percentile
 from bench.processes import ROOT, server
+from bench.served import served_policy
 from generated.auxilium.v1 import experience_pb2 as pb
 
 NEVER = 10**9
@@ -136,7 +137,7 @@ def _rate(client: Client, run_id: str, name: str, size: int, total: int) -> floa
         observation=space_message(OBSERVATION),
         action=space_message(ACTION),
     )
-    link = Link(client.experience_stub, join, outbox)
+    link = Link(client.experience_stub, client.address, join, outbox)
     link.wait_for_welcome(30)
     began = time.perf_counter()
     for seq in range(1, total // size + 1):
@@ -173,16 +174,9 @@ def _ingested(total: int = 512_000) -> Figure:
 def _arrival(rounds: int = 40) -> Figure:
     """From a version's commit to 16 agents that act on it: fetched, made, run once, and in its place."""
     delays: list[float] = []
-    with tempfile.TemporaryDirectory() as folder, server(DATA_DIR=folder) as (address, _), Client(address) as client:
-        client.train(
-            "ppo",
-            env="gym:CartPole-v1",
-            total_timesteps=4096,
-            policy_name="cart",
-            publish_checkpoints=True,
-            checkpoint_freq=2048,
-        ).wait()
-        registry = SqlPolicyRegistry(open_database(f"sqlite:///{folder}/auxilium.db"))
+    with served_policy() as served:
+        client = served.client
+        registry = SqlPolicyRegistry(open_database(f"sqlite:///{served.folder}/auxilium.db"))
         registry.set_alias("cart", "now", 1)
         arrived, seen = [], threading.Condition()
 

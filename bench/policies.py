@@ -11,8 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,14 +19,13 @@ import grpc
 import numpy as np
 from stable_baselines3 import PPO
 
-from auxilium_rl.client import Client
 from auxilium_rl.inference.batches import ActRequest
 from auxilium_rl.inference.loading import checked_policy
 from auxilium_rl.infra.sql.database import open_database
 from auxilium_rl.infra.sql.policies import SqlPolicyRegistry
 from bench.measure import Figure, interleaved, percentile
 from bench.peers import peer
-from bench.processes import server
+from bench.served import Served, served_policy
 from generated import policy_trainer_pb2 as frozen
 from generated.auxilium.v1 import policies_pb2 as pb
 
@@ -37,17 +34,8 @@ _IN_FLIGHT = 32
 _WATCHERS = 16
 
 
-@dataclass(frozen=True)
-class Served:
-    """A server with the policy ``cart``."""
-
-    client: Client
-    folder: Path
-    model_path: str
-
-
 def figures() -> list[Figure]:
-    with _served() as served:
+    with served_policy() as served:
         found = [
             *_streams(served),
             _batch(served),
@@ -57,25 +45,6 @@ def figures() -> list[Figure]:
             *_watchers(served),
         ]
     return [*found, _workers()]
-
-
-@contextmanager
-def _served(**env: object) -> Iterator[Served]:
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        server(DATA_DIR=folder, **env) as (address, _),
-        Client(address) as client,
-    ):
-        run = client.train(
-            "ppo",
-            env="gym:CartPole-v1",
-            total_timesteps=4096,
-            policy_name="cart",
-            publish_checkpoints=True,
-            checkpoint_freq=2048,
-        )
-        status = run.wait()
-        yield Served(client, Path(folder), status.checkpoints[-1].path)
 
 
 def _request(rows: int = 1) -> pb.ActRequest:
@@ -254,7 +223,7 @@ def _workers() -> Figure:
     """Calls a second with two processes that act, against one; the load comes from a program in C."""
     if shutil.which("h2load") is None:
         raise SystemExit("h2load is needed: it is in Debian's package nghttp2-client")
-    with _served(ACT_WORKERS=2) as two, _served() as one:
+    with served_policy(ACT_WORKERS=2) as two, served_policy() as one:
         ratios = interleaved(lambda: _calls_a_second(two), lambda: _calls_a_second(one))
     return Figure("ACT_WORKERS=2 ÷ 1, calls/s from h2load", ratios, 1.5, True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import secrets
 import threading
 import time
@@ -16,7 +15,7 @@ from typing import Any
 import structlog
 
 from auxilium_rl.agent.config import AgentConfig
-from auxilium_rl.agent.episode import Choice, Episode, Rows, Step
+from auxilium_rl.agent.episode import Choice, Episode, Rows, Step, UnheardEpisode, UnsentEpisode
 from auxilium_rl.agent.link import Link
 from auxilium_rl.agent.outbox import Outbox, Undelivered
 from auxilium_rl.agent.packing import Packer
@@ -44,6 +43,10 @@ class Agent:
 
     It acts with the newest version that has come, and never waits for the network to do so; but it waits where it was
     told to: ``synchronous``, for the next version; ``overflow="wait"``, while too many steps are on their way.
+
+    Attributes:
+        unfinished: steps of episodes that were under way at ``close`` and could not be sent.
+        unkept: steps that were taken when the run had ended, or the server had refused this agent for good.
 
     Args:
         observation_space, action_space: of the system it lives in.
@@ -80,7 +83,9 @@ class Agent:
         self._number = secrets.randbits(40) << 20
         self._unsent = self._completed = 0
         self._acted_with = -1
-        self.unfinished = 0
+        self._held: list[Rows] = []
+        self._fault: Exception | None = None
+        self.unfinished = self.unkept = 0
         self._rng = SplitMix64(self.config.seed if self.config.seed is not None else secrets.randbits(64))
         self._link: Link | None = None
         self._packing: threading.Thread | None = None
@@ -105,7 +110,7 @@ class Agent:
                 action=space_message(action),
                 mask_len=self._mask_len,
             )
-            self._link = Link(self._client.experience_stub, join, self._outbox, self._notify)
+            self._link = Link(self._client.experience_stub, config.address, join, self._outbox, self._notify)
             self._quota = self._link.wait_for_welcome(config.join_seconds).quota
         self._await_run()
         self._policy = LocalPolicy(
@@ -201,9 +206,6 @@ class Agent:
         row, kept = self._eye.see(observation)
         legal = None if mask is None else self._eye.mask(mask, self._mask_len)
         with self._acting:
-            if not self.config.explore:
-                choice = self._chosen(row, kept, legal)
-                return Step(choice.action, choice.log_prob, choice.version, _NOWHERE, 0)
             now = self._under_way(episode, kept)
             return self._recorded(self._chosen(row, kept, legal), now)
 
@@ -217,12 +219,17 @@ class Agent:
     def record(self, choice: Choice, *, episode: str = "") -> Step:
         """An action that was chosen was taken, as the next step of an episode. Raises ClientError as ``act`` does."""
         with self._acting:
-            if not self.config.explore:
-                return Step(choice.action, choice.log_prob, choice.version, _NOWHERE, 0)
             return self._recorded(choice, self._under_way(episode, choice.seen))
 
-    def _under_way(self, name: str, seen: Any) -> Episode:
-        """The episode of a name, in which this is seen now."""
+    @property
+    def _unheard(self) -> bool:
+        """Whether nothing more will be sent."""
+        return self._link is not None and (bool(self._link.ended) or self._link.final)
+
+    def _under_way(self, name: str, seen: Any) -> Episode | None:
+        """The episode of a name, in which this is seen now; None: nobody is told of it."""
+        if not self.config.explore or self._unheard:
+            return None
         now = self._episodes.get(name)
         if now is None:
             self._number += 1
@@ -242,7 +249,11 @@ class Agent:
             raise ActError(str(refused)) from refused
         return Choice(kept, taken, self._eye.native(sent), log_prob, legal, version)
 
-    def _recorded(self, choice: Choice, now: Episode) -> Step:
+    def _recorded(self, choice: Choice, now: Episode | None) -> Step:
+        if now is None:
+            self.unkept += self.config.explore
+            episode = _UNHEARD if self.config.explore else _NOWHERE
+            return Step(choice.action, choice.log_prob, choice.version, episode, 0)
         number = now.add(choice.seen, choice.taken, choice.log_prob, choice.mask, choice.version)
         with self._lock:
             self._unsent += 1
@@ -280,6 +291,8 @@ class Agent:
             return
         with self._acting:
             now = self._episodes.pop(episode, None)
+            if now is None and self._unheard:
+                return
             if now is None:
                 known = ", ".join(repr(name) for name in self._episodes) or "none"
                 raise InvalidArgument.of("episode", f"{episode!r} given, which has not begun; {known} is under way")
@@ -295,8 +308,10 @@ class Agent:
 
         Raises:
             Undelivered: it was not, in ``timeout`` seconds; it stays here.
+            ClientError: it cannot be packed; it stays here.
         """
         self._force()
+        self._check_packing()
         if self._link is not None and not self._outbox.drained(0) and not self._delivered(timeout):
             why = (
                 "the run has ended"
@@ -324,17 +339,21 @@ class Agent:
             if not self._delivered(timeout) and not self.run_ended:
                 lost = self._outbox.steps
         saved = self._outbox.save() if lost else 0
+        held = sum(len(rows.rewards) for rows in self._held)
         self._hang_up()
-        if lost:
-            kept = "the next start of this agent sends them" if saved else "they are lost"
-            raise Undelivered(lost, f"{lost} steps were not stored within {timeout:g} s; {kept}")
+        if lost or held:
+            kept = "they are lost"
+            if saved:
+                kept = f"the next start of this agent sends {'them' if saved == lost + held else f'{saved} of them'}"
+            why = f"; {held} could not be packed: {self._fault!r}" if held else ""
+            raise Undelivered(lost + held, f"{lost + held} steps were not stored within {timeout:g} s; {kept}{why}")
 
     def _delivered(self, timeout: float) -> bool:
         """Wait until all is stored, or nothing can be any more."""
         until = time.monotonic() + timeout
         assert self._link is not None
         while not self._outbox.drained(min(0.1, max(until - time.monotonic(), 0))):
-            if time.monotonic() > until or self._link.final or self._link.ended:
+            if time.monotonic() > until or self._unheard:
                 return False
         return True
 
@@ -382,8 +401,9 @@ class Agent:
     def _await_next(self, version: int) -> None:
         assert self._link is not None
         waited = 0
-        while not (self._link.ended or self._link.final or self._closed):
+        while not (self._unheard or self._closed):
             self._notify(at_once=True)
+            self._check_packing()
             if self._policy.wait_for(version + 1, 0.1):
                 break
             waited += 1
@@ -397,8 +417,9 @@ class Agent:
         assert self._link is not None
         told = False
         while (self._unsent >= self.config.queue_steps or self._outbox.is_full) and not self._closed:
-            if self._link.ended or self._link.final:
+            if self._unheard:
                 return
+            self._check_packing()
             with self._lock:
                 ready = sum(one.ready() for one in (*self._ending, *self._episodes.values()))
             if not ready and not self._outbox.is_full:
@@ -430,6 +451,10 @@ class Agent:
             self._work.notify_all()
             self._work.wait_for(lambda: not self._forced or self._closed)
 
+    def _check_packing(self) -> None:
+        if self._fault is not None:
+            raise ClientError(f"experience cannot be packed, and waits here: {self._fault!r}") from self._fault
+
     def _pack_on(self) -> None:
         idle = True
         while True:
@@ -442,10 +467,12 @@ class Agent:
             try:
                 while self._pack(force=forced):
                     pass
-                idle = self._outbox.next_seq == before  # steps that wait for their rewards are no work
-            except Exception:  # what is here must not be forgotten because one chunk failed
-                _log.exception("packing_failed")
-                raise
+                self._fault = None
+            except Exception as error:  # noqa: BLE001 - what is here must not be forgotten because one chunk failed
+                if self._fault is None:
+                    _log.exception("packing_failed")
+                self._fault = error
+            idle = self._outbox.next_seq == before  # steps that wait for their rewards are no work
             with self._work:
                 if forced:
                     self._forced = False
@@ -457,13 +484,16 @@ class Agent:
         """Pack one chunk; whether there may be more."""
         if self.run_ended or (self._outbox.is_full and not force):
             return False
-        with self._lock:
-            taken, count = self._taken(force)
-            self._unsent -= count
-        if not taken:
+        if not self._held:  # what could not be packed last time is tried again, before what came after it
+            with self._lock:
+                self._held, count = self._taken(force)
+                self._unsent -= count
+        if not self._held:
             return False
-        self._outbox.put(self._packer.pack(self._outbox.next_seq, taken))
-        return count >= self.config.chunk_steps or force
+        chunk = self._packer.pack(self._outbox.next_seq, self._held)
+        self._outbox.put(chunk)
+        self._held = []
+        return chunk.count >= self.config.chunk_steps or force
 
     def _taken(self, force: bool) -> tuple[list[Rows], int]:
         """Steps for one chunk, the oldest episodes first. Under the lock."""
@@ -479,5 +509,4 @@ class Agent:
         return taken, count
 
 
-_NOWHERE = Episode(0, "", threading.Lock())
-_NOWHERE.base = math.inf  # type: ignore[assignment] # steps that are not sent take no reward
+_NOWHERE, _UNHEARD = UnsentEpisode(), UnheardEpisode()

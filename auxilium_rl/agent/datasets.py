@@ -134,7 +134,7 @@ def import_experience(
         action=space_message(action),
         mask_len=mask_len,
     )
-    link = Link(client.experience_stub, join, outbox)
+    link = Link(client.experience_stub, client.address, join, outbox)
     try:
         if link.wait_for_welcome(timeout).on_policy:
             raise InvalidArgument.of("run_id", "it learns on-policy, from what its own versions did")

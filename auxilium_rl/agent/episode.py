@@ -6,7 +6,7 @@ import math
 import threading
 from typing import Any, NamedTuple
 
-__all__ = ["Choice", "Episode", "RewardTooLate", "Rows", "Step"]
+__all__ = ["Choice", "Episode", "RewardTooLate", "Rows", "Step", "UnheardEpisode", "UnsentEpisode"]
 
 
 class RewardTooLate(Exception):
@@ -121,9 +121,7 @@ class Episode:
 
     def put_reward(self, number: int, value: float) -> None:
         """Raises RewardTooLate, ValueError."""
-        reward = float(value)
-        if not math.isfinite(reward):
-            raise ValueError(f"reward: {value} given; a finite number is accepted")
+        reward = _reward(value)
         with self._lock:
             if number >= self.base:
                 self._rewards[number - self.base] = reward
@@ -173,3 +171,30 @@ class Episode:
         for column in (self._rewards, self._observations, self._actions, self._log_probs, self._masks, self._versions):
             del column[:count]
         return rows
+
+
+class UnsentEpisode(Episode):
+    """Of the steps of those who evaluate: nobody learns from them, so that no reward can be said."""
+
+    def __init__(self) -> None:
+        super().__init__(0, "", threading.Lock())
+
+    def put_reward(self, number: int, value: float) -> None:
+        """Raises RewardTooLate, ValueError."""
+        _reward(value)
+        raise RewardTooLate("an agent with explore=False sends no steps; there is no reward to say")
+
+
+class UnheardEpisode(UnsentEpisode):
+    """Of the steps that come after the end of a run: rewards are said, and nobody hears."""
+
+    def put_reward(self, number: int, value: float) -> None:
+        """Raises ValueError."""
+        _reward(value)
+
+
+def _reward(value: float) -> float:
+    reward = float(value)
+    if not math.isfinite(reward):
+        raise ValueError(f"reward: {value} given; a finite number is accepted")
+    return reward

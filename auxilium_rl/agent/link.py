@@ -36,11 +36,15 @@ class Link:
         fault: why there is no connection, or there never will be again (``final``).
 
     Args:
+        address: of the server, for messages.
         join: what is said first, but for ``next_seq``.
     """
 
-    def __init__(self, stub: Any, join: pb.Join, outbox: Outbox, changed: Callable[[], None] = lambda: None) -> None:
-        self._stub, self._join, self._outbox, self._on_change = stub, join, outbox, changed
+    def __init__(
+        self, stub: Any, address: str, join: pb.Join, outbox: Outbox, changed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._stub, self._address = stub, address
+        self._join, self._outbox, self._on_change = join, outbox, changed
         self.welcome: pb.Welcome | None = None
         self.ended, self.fault, self.final = "", None, False
         self._closed = threading.Event()
@@ -134,7 +138,7 @@ class Link:
 
     def _failed(self, error: grpc.RpcError) -> None:
         failed: Any = error
-        told = error_of(error, "its address")
+        told = error_of(error, self._address)
         if told.reason == "RUN_ENDED":
             self._set(ended="ENDED")
             return

@@ -8,9 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from generated.auxilium.v1 import experience_pb2 as pb
 
 __all__ = ["Outbox", "Undelivered"]
+
+_log = structlog.get_logger(__name__)
 
 
 class Undelivered(Exception):
@@ -37,6 +41,7 @@ class Outbox:
         self.changed = threading.Condition()
         self.steps = self._in_memory = 0
         self.spilled = self.acknowledged = self.rejected = 0
+        self.spill_fault: OSError | None = None
         self.closed = False
 
     @property
@@ -51,16 +56,16 @@ class Outbox:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more is kept in memory, and there is no other place."""
-        return self._spill is None and self._in_memory >= self._most
+        """Whether no more is kept in memory, and there is no other place that works."""
+        return (self._spill is None or self.spill_fault is not None) and self._in_memory >= self._most
 
     def put(self, chunk: pb.Chunk) -> None:
         """Keep a chunk until it is stored."""
         item: pb.Chunk | Path = chunk
         with self.changed:
             if self._spill is not None and self._in_memory >= self._most:
-                item = self._spill / f"{chunk.seq:012d}.chunk"
-                item.write_bytes(chunk.SerializeToString())
+                item = self._written(chunk) or chunk
+            if isinstance(item, Path):
                 self.spilled += chunk.count
             else:
                 self._in_memory += chunk.count
@@ -68,6 +73,23 @@ class Outbox:
             self._next = chunk.seq + 1
             self.steps += chunk.count
             self.changed.notify_all()
+
+    def _written(self, chunk: pb.Chunk) -> Path | None:
+        """The file of a chunk; None: it could not be written, and says why in the log once."""
+        assert self._spill is not None
+        path = self._spill / f"{chunk.seq:012d}.chunk"
+        try:
+            # A file that is there is whole: the next start of the agent sends it.
+            part = path.with_suffix(".part")
+            part.write_bytes(chunk.SerializeToString())
+            part.replace(path)
+        except OSError as error:
+            if self.spill_fault is None:
+                _log.error("agent_cannot_spill", reason=str(error))
+            self.spill_fault = error
+            return None
+        self.spill_fault = None
+        return path
 
     def begin(self, durable: int) -> None:
         """A connection begins; the server has stored everything up to ``durable``."""
@@ -119,8 +141,9 @@ class Outbox:
         with self.changed:
             for seq, (count, item) in list(self._kept.items()):
                 if not isinstance(item, Path):
-                    path = self._spill / f"{seq:012d}.chunk"
-                    path.write_bytes(item.SerializeToString())
+                    path = self._written(item)
+                    if path is None:  # what comes after a gap would not be taken
+                        break
                     self._kept[seq] = count, path
                 saved += count
         return saved

@@ -138,6 +138,8 @@ class Checkpointer:
     def publish_now(self) -> PolicyVersion:
         """Make a version of now, without a checkpoint. Raises as ``save`` does."""
         self.finish()
+        if self.published is not None and self.published.timesteps == self._model.num_timesteps:
+            return self.published  # a checkpoint of now is one, and stays
         run, epoch = self._run, self._run.lease_epoch
         metrics, files = self._described()
         now = datetime.now(timezone.utc)

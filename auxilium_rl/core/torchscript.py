@@ -21,12 +21,12 @@ from auxilium_rl.core.actor_graph import ActorGraph
 from auxilium_rl.core.declared_lanes import DeclaredLanes
 from auxilium_rl.core.dto import EnvironmentSource, RunSpec
 from auxilium_rl.core.model_building import build_model
+from auxilium_rl.inference.loading import differing
 from auxilium_rl.wire.spaces import space_from_json
 from auxilium_rl.wire.trees import unpack
 
 __all__ = ["main", "scripted"]
 
-_TOLERANCE = 1e-5
 _EXAMPLE_ROWS = 2
 
 
@@ -86,10 +86,10 @@ def _check(module: torch.jit.ScriptModule, description: dict[str, Any], samples:
         layers, _, size = description["state"]["shape"]
         inputs += (torch.zeros((layers, len(rows), size)), torch.zeros((layers, len(rows), size)))
     with torch.no_grad():
-        found = module(*inputs)[0].numpy()
-    near = np.abs(found.astype(np.float64) - expected) <= _TOLERANCE * np.maximum(1.0, np.abs(expected))
-    if not near.all():
-        row = int(np.argwhere(~near)[0][0])
+        found, scores = (output.numpy() for output in module(*inputs)[:2])
+    far = differing(found, scores, expected, continuous=description["action_space"]["type"] == "Box")
+    if far.any():
+        row = int(np.argwhere(far)[0][0])
         raise ValueError(f"for sample {row} it says {found[row]}, Stable-Baselines3 said {expected[row]}")
     return len(rows)
 

@@ -84,6 +84,14 @@ class DataStoreBase:
         """The items after ``from_id``, oldest first, as far as they are still here."""
         raise NotImplementedError
 
+    def numbered(self, from_id: int) -> tuple[int, list[Any]]:
+        """The same, and the id of the first of them. Items may come, and old ones go, meanwhile: it is asked again."""
+        while True:
+            latest = self.latest_data_id()
+            items = self.get_latest_data(from_id)
+            if self.latest_data_id() == latest:
+                return latest - len(items) + 1, items
+
     def __len__(self) -> int:
         raise NotImplementedError
 
@@ -103,7 +111,7 @@ class QueuedDataStore(DataStoreBase):
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
         self._items: deque[Any] = deque(maxlen=capacity)
-        self._latest, self._lock = -1, threading.Lock()
+        self._latest, self._lock = -1, threading.RLock()
 
     def latest_data_id(self) -> int:
         """See ``DataStoreBase``."""
@@ -121,11 +129,35 @@ class QueuedDataStore(DataStoreBase):
             count = min(max(self._latest - from_id, 0), len(self._items))
             return list(self._items)[len(self._items) - count :]
 
+    def numbered(self, from_id: int) -> tuple[int, list[Any]]:
+        """See ``DataStoreBase``."""
+        with self._lock:
+            return super().numbered(from_id)
+
     def __len__(self) -> int:
         return len(self._items)
 
 
-class TrainerServer:
+class _Stores:
+    """Data stores by name."""
+
+    def __init__(self) -> None:
+        self._stores: dict[str, DataStoreBase] = {}
+
+    def register_data_store(self, name: str, data_store: DataStoreBase) -> None:
+        """Take data of this name into a store."""
+        self._stores[name] = data_store
+
+    def data_store(self, name: str) -> DataStoreBase | None:
+        """The store of a name."""
+        return self._stores.get(name)
+
+    def store_names(self) -> set[str]:
+        """Of all stores."""
+        return set(self._stores)
+
+
+class TrainerServer(_Stores):
     """The learner's side.
 
     Args:
@@ -143,9 +175,9 @@ class TrainerServer:
         host: str = "127.0.0.1",
         clients: int = 64,
     ) -> None:
+        super().__init__()
         self.config = config
         self._on_data, self._on_request = data_callback, request_callback
-        self._stores: dict[str, DataStoreBase] = {}
         self._last: dict[tuple[str, str], int] = {}
         self._storing = threading.Lock()
         self._network: tuple[int, bytes] = 0, b""
@@ -156,18 +188,6 @@ class TrainerServer:
             self._calls.register(function.__name__.strip("_"), function)
         self._networks.register("network", self._newer_network)
         self.port = self.broadcast_port = 0
-
-    def register_data_store(self, name: str, data_store: DataStoreBase) -> None:
-        """Take data of this name into a store."""
-        self._stores[name] = data_store
-
-    def data_store(self, name: str) -> DataStoreBase | None:
-        """The store of a name."""
-        return self._stores.get(name)
-
-    def store_names(self) -> set[str]:
-        """Of all stores."""
-        return set(self._stores)
 
     def publish_network(self, payload: dict[str, Any]) -> None:
         """Give every client a network; who comes later gets the newest. Raises TypeError for what cannot travel."""
@@ -353,10 +373,8 @@ class TrainerClient:
 
     def _send(self, name: str, store: DataStoreBase) -> None:
         sent = int(self._calls.call("last_id", store=name, source=self._source))
-        while (latest := store.latest_data_id()) > sent:
-            items = store.get_latest_data(sent)
-            latest = max(latest, store.latest_data_id())
-            first = latest - len(items) + 1
+        while store.latest_data_id() > sent:
+            first, items = store.numbered(sent)
             if first > sent + 1:
                 self.lost += first - sent - 1
                 _log.error(
@@ -380,16 +398,22 @@ class TrainerClient:
             if found["number"] != have:
                 have = found["number"]
                 if found["payload"]:
-                    callback(unpack(found["payload"]))
+                    try:
+                        callback(unpack(found["payload"]))
+                    except Exception:  # noqa: BLE001 - the next network may be one that it can take
+                        _log.exception("network_callback_failed", number=have)
 
 
-class TrainerSMInterface:
-    """Server and client in one process, for an actor and a learner in two threads: the same names, no network."""
+class TrainerSMInterface(_Stores):
+    """Server and client in one process, for an actor and a learner in two threads: the same names, no network.
+
+    The actor inserts into the store that the learner registered.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self._callback: Callable[[dict[str, Any]], None] | None = None
         self._on_request: Callable[[str, dict[str, Any]], dict[str, Any]] | None = None
-        self._stores: dict[str, DataStoreBase] = {}
         self._network: dict[str, Any] | None = None
 
     def recv_network_callback(self, callback_fn: Callable[[dict[str, Any]], None]) -> None:
@@ -403,18 +427,6 @@ class TrainerSMInterface:
         self._network = params
         if self._callback is not None:
             self._callback(params)
-
-    def register_data_store(self, name: str, data_store: DataStoreBase) -> None:
-        """See ``TrainerServer``; the actor inserts into the same store."""
-        self._stores[name] = data_store
-
-    def data_store(self, name: str) -> DataStoreBase | None:
-        """See ``TrainerServer``."""
-        return self._stores.get(name)
-
-    def store_names(self) -> set[str]:
-        """See ``TrainerServer``."""
-        return set(self._stores)
 
     def register_request_callback(self, callback_fn: Callable[[str, dict[str, Any]], dict[str, Any]]) -> None:
         """Answer ``request`` with this."""

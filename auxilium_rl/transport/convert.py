@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
-from google.protobuf import json_format, struct_pb2, timestamp_pb2
+from google.protobuf import json_format, struct_pb2
 
 from auxilium_rl.core.algorithm_info import AlgorithmInfo
 from auxilium_rl.core.attachments import AttachedInfo
@@ -27,6 +26,7 @@ from auxilium_rl.core.lineage import Changes
 from auxilium_rl.core.publishing import policy_of
 from auxilium_rl.core.requests import StartRequest
 from auxilium_rl.core.states import ACTIVE, RunState
+from auxilium_rl.transport.timestamps import timestamp
 from auxilium_rl.wire.agreement import contract_of, spaces_of
 from auxilium_rl.wire.spaces import UnsupportedSpace, space_message, space_of
 from generated.auxilium.v1 import runs_pb2 as pb
@@ -196,9 +196,9 @@ def run_message(run: Run, tensorboard_dir: str = "", simulators: Sequence[Attach
         model_output_path=spec.model_output_path,
         exported_path=run.exported_path,
         attempt=run.attempt,
-        created_at=_time(run.created_at),
-        started_at=_time(run.started_at),
-        finished_at=_time(run.finished_at),
+        created_at=timestamp(run.created_at),
+        started_at=timestamp(run.started_at) if run.started_at else None,
+        finished_at=timestamp(run.finished_at) if run.finished_at else None,
         checkpoints=[_checkpoint(c) for c in run.checkpoints],
         log_tail=run.log_tail,
         steps_per_second=run.steps_per_second if active else 0.0,
@@ -219,7 +219,7 @@ def run_message(run: Run, tensorboard_dir: str = "", simulators: Sequence[Attach
 
 def metric_message(point: MetricPoint) -> pb.Metric:
     """One logged value."""
-    return pb.Metric(id=point.id, key=point.key, step=point.step, value=point.value, time=_time(point.time))
+    return pb.Metric(id=point.id, key=point.key, step=point.step, value=point.value, time=timestamp(point.time))
 
 
 def algorithm_message(info: AlgorithmInfo) -> pb.Algorithm:
@@ -250,7 +250,7 @@ def _checkpoint(checkpoint: Checkpoint) -> pb.Checkpoint:
         timesteps=checkpoint.timesteps,
         path=checkpoint.model_path,
         sha256=checkpoint.sha256,
-        created_at=_time(checkpoint.created_at),
+        created_at=timestamp(checkpoint.created_at),
         kind=checkpoint.kind,
         corrupt=checkpoint.corrupt,
         score=checkpoint.score,
@@ -258,12 +258,4 @@ def _checkpoint(checkpoint: Checkpoint) -> pb.Checkpoint:
 
 
 def _simulator(info: AttachedInfo) -> pb.AttachedSimulator:
-    return pb.AttachedSimulator(**{**asdict(info), "since": _time(info.since)})
-
-
-def _time(value: datetime | None) -> timestamp_pb2.Timestamp | None:
-    if value is None:
-        return None
-    message = timestamp_pb2.Timestamp()
-    message.FromDatetime(value)
-    return message
+    return pb.AttachedSimulator(**{**asdict(info), "since": timestamp(info.since)})

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from datetime import datetime
 
 import grpc
-from google.protobuf import timestamp_pb2
 
 from auxilium_rl.core.errors import AuxiliumError, InvalidRequest, PolicyNotFound
 from auxilium_rl.core.experience.hub import ExperienceHub
@@ -16,6 +14,7 @@ from auxilium_rl.core.experience.ports import AgentInfo
 from auxilium_rl.core.policy_manager import PolicyManager
 from auxilium_rl.core.training import TrainingOrchestrator
 from auxilium_rl.transport.errors import abort, answers_with_status
+from auxilium_rl.transport.timestamps import timestamp
 from auxilium_rl.wire.agreement import contract_of
 from auxilium_rl.wire.spaces import UnsupportedSpace, space_of
 from generated.auxilium.v1 import experience_pb2 as pb
@@ -62,7 +61,7 @@ class ExperienceServicer(experience_pb2_grpc.ExperienceServiceServicer):
             pump.start()
             for receipt in stream.receipts():
                 yield from _answers(receipt)
-        except AuxiliumError as error:
+        except Exception as error:  # noqa: BLE001 - also what befell the other thread
             abort(context, error)
         finally:
             self._hub.leave(stream)
@@ -134,8 +133,8 @@ def _agent(info: AgentInfo, newest: int) -> pb.Agent:
         agent_id=info.agent_id,
         incarnation=info.incarnation,
         connected=info.connected,
-        joined_at=_time(info.joined_at),
-        last_seen=_time(info.last_seen),
+        joined_at=timestamp(info.joined_at),
+        last_seen=timestamp(info.last_seen),
         steps=stats.steps,
         episodes=stats.episodes,
         mean_return=stats.mean_return or 0.0,
@@ -143,9 +142,3 @@ def _agent(info: AgentInfo, newest: int) -> pb.Agent:
         newest_version=newest,
         rejected=stats.rejected,
     )
-
-
-def _time(value: datetime) -> timestamp_pb2.Timestamp:
-    message = timestamp_pb2.Timestamp()
-    message.FromDatetime(value)
-    return message

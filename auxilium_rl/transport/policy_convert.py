@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
-from google.protobuf import struct_pb2, timestamp_pb2
+from google.protobuf import struct_pb2
 
 from auxilium_rl.core.policies import Criterion, Episode, Evaluation, Policy, PolicyVersion
 from auxilium_rl.inference.batches import MODE, ActRequest, ActResult, FlatWish
+from auxilium_rl.transport.timestamps import timestamp
 from generated.auxilium.v1 import policies_pb2 as pb
 
 __all__ = [
@@ -32,8 +32,8 @@ def policy_message(policy: Policy) -> pb.Policy:
         tags=dict(policy.tags),
         notes=policy.notes,
         criterion=pb.Criterion(key=policy.criterion.key, minimize=policy.criterion.minimize),
-        created_at=_time(policy.created_at),
-        updated_at=_time(policy.updated_at),
+        created_at=timestamp(policy.created_at),
+        updated_at=timestamp(policy.updated_at),
     )
 
 
@@ -48,7 +48,7 @@ def version_message(version: PolicyVersion) -> pb.PolicyVersion:
         metrics=_struct(version.metrics),
         contract_hash=version.contract_hash,
         sha256=version.sha256,
-        created_at=_time(version.created_at),
+        created_at=timestamp(version.created_at),
         files=[pb.PolicyFile(name=file.name, size=file.size, sha256=file.sha256) for file in version.files],
         evaluations=[evaluation_message(evaluation) for evaluation in version.evaluations],
         aliases=version.aliases,
@@ -68,7 +68,7 @@ def evaluation_message(evaluation: Evaluation) -> pb.Evaluation:
         mean_length=evaluation.mean_length,
         success_rate=evaluation.success_rate,
         kpis=dict(evaluation.kpis),
-        created_at=_time(evaluation.created_at),
+        created_at=timestamp(evaluation.created_at),
         timesteps=evaluation.timesteps,
     )
 
@@ -131,10 +131,4 @@ def act_response(result: ActResult, number: int) -> pb.ActResponse:
 def _struct(values: Mapping[str, Any]) -> struct_pb2.Struct:
     message = struct_pb2.Struct()
     message.update(dict(values))
-    return message
-
-
-def _time(value: datetime) -> timestamp_pb2.Timestamp:
-    message = timestamp_pb2.Timestamp()
-    message.FromDatetime(value)
     return message

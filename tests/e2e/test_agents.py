@@ -19,7 +19,7 @@ import pytest
 from gymnasium import spaces
 
 from auxilium_rl.agent import Agent, RewardTooLate, Undelivered
-from auxilium_rl.client import ActError, ClientError, InvalidArgument, Run
+from auxilium_rl.client import ActError, Agents, ClientError, InvalidArgument, Run
 from auxilium_rl.infra.experience.reader import SegmentReader
 from auxilium_rl.wire.chunks import ChunkCodec, Experience, Span
 from auxilium_rl.wire.spaces import space_message
@@ -300,6 +300,61 @@ def test_what_does_not_fit_goes_to_files_and_the_next_start_sends_it(tmp_path: P
         again.end(terminated=True)
         again.flush(timeout=30)
         assert sorted(map(len, rewards_of(stored(back, run_id)).values())) == [1, 300]
+
+
+def test_what_cannot_be_packed_waits_and_nobody_hangs(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with agent(server, "a", "unpacked", chunk_steps=8) as mine:
+
+        def broken(*_: Any) -> None:
+            raise MemoryError("no room for a chunk")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(mine._packer, "pack", broken)
+            for number in range(20):
+                mine.act([0.0, 0.0]).reward(number)
+            mine.end(terminated=True)
+            with pytest.raises(ClientError, match="no room for a chunk"):
+                mine.flush(timeout=5)
+        mine.flush(timeout=30)
+        (rewards,) = rewards_of(stored(server, mine.run_id)).values()
+        assert rewards == list(range(20))
+    lost = agent(server, "b", "unpacked")
+    with monkeypatch.context() as patched:
+        patched.setattr(lost._packer, "pack", broken)
+        lost.act([0.0, 0.0]).reward(1)
+        lost.end(terminated=True)
+        with pytest.raises(Undelivered, match="1 could not be packed: MemoryError"):
+            lost.close(timeout=5)
+
+
+def test_acting_goes_on_after_the_run_and_keeps_nothing(server: Server) -> None:
+    with agent(server, "a", "over") as mine:
+        early = mine.act([0.0, 0.0])
+        server.client.run(mine.run_id).stop(immediate=True)
+        until(lambda: mine.run_ended, "the end")
+        for _ in range(100):
+            mine.act([0.0, 0.0], episode="new").reward(1.0)
+        mine.end(terminated=True, episode="new")
+        early.reward(2.0)
+        mine.end(terminated=True)
+        assert (mine.unkept, len(mine._episodes)) == (100, 0)
+        with pytest.raises(ValueError, match="nan"):
+            mine.act([0.0, 0.0]).reward(float("nan"))
+
+
+def test_versions_of_checkpoints_outlive_those_that_only_act(server: Server) -> None:
+    settings = {"agents": 1, "synchronous": True, "total_timesteps": NEVER, "hyperparameters": PPO}
+    checkpoints = {"checkpoint_freq": 128, "publish_checkpoints": True}
+    shape = Agents(OBSERVATION, ACTION, synchronous=True)
+    run = server.client.train(
+        "ppo", env="agents", total_timesteps=64 * 40, hyperparameters=PPO, agents=shape, **checkpoints
+    )
+    with agent(server, "a", "", run_id=run.run_id, **settings) as mine:
+        while not mine.run_ended:
+            mine.act([0.0, 0.0]).reward(1.0)
+    run.wait(timeout=60)
+    kept = {version.timesteps for version in server.client.policy(run.run_id).info().versions}
+    assert set(range(0, 64 * 40 + 1, 128)) <= kept
 
 
 def test_an_agent_that_slows_down(tmp_path: Path) -> None:

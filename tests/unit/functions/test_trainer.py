@@ -11,6 +11,7 @@ import pytest
 
 from auxilium_rl.functions import CallError
 from auxilium_rl.functions.trainer import (
+    DataStoreBase,
     QueuedDataStore,
     TrainerClient,
     TrainerConfig,
@@ -196,3 +197,65 @@ def test_in_one_process() -> None:
     assert both.request("stats", {"x": np.ones(2)}) == {"kind": "stats", "sum": 2.0}
     assert both.store_names() == {"actor"}
     assert both.update()
+
+
+class Unlocked(DataStoreBase):
+    """A store of a user's own, into which somebody inserts in the middle of being asked."""
+
+    def __init__(self, inserts: int) -> None:
+        super().__init__(10_000)
+        self._items: list[Any] = [{"n": number} for number in range(10)]
+        self._inserts = inserts
+
+    def latest_data_id(self) -> int:
+        return len(self._items) - 1
+
+    def get_latest_data(self, from_id: int) -> list[Any]:
+        found = self._items[from_id + 1 :]
+        if self._inserts:
+            self._inserts -= 1
+            self._items.append({"n": len(self._items)})
+        return found
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+def test_items_that_come_while_a_store_is_asked(server: TrainerServer) -> None:
+    store = Unlocked(inserts=3)
+    one = TrainerClient("actor", "127.0.0.1", config(server), data_store=store)
+    assert one.update()
+    one.stop()
+    assert items(server) == list(range(13))
+    assert one.lost == 0
+
+
+def test_a_thread_that_inserts_while_updates_go_on(server: TrainerServer) -> None:
+    store = QueuedDataStore(10_000)
+    one = client(server, store)
+    inserting = threading.Thread(target=lambda: [store.insert({"n": number}) for number in range(5000)])
+    inserting.start()
+    while inserting.is_alive():
+        assert one.update()
+    inserting.join()
+    one.stop()
+    assert items(server) == list(range(5000))
+
+
+def test_a_callback_that_raises_gets_the_next_network(server: TrainerServer) -> None:
+    one, seen, came = client(server, QueuedDataStore(10)), [], threading.Event()
+
+    def take(network: dict[str, Any]) -> None:
+        seen.append(network["step"])
+        came.set()
+        if len(seen) == 1:
+            raise RuntimeError("not this one")
+
+    server.publish_network({"step": 1})
+    one.recv_network_callback(take)
+    assert came.wait(10)
+    came.clear()
+    server.publish_network({"step": 2})
+    assert came.wait(10)
+    one.stop()
+    assert seen == [1, 2]
