@@ -224,7 +224,7 @@ class Agent:
     @property
     def _unheard(self) -> bool:
         """Whether nothing more will be sent."""
-        return self._link is not None and (bool(self._link.ended) or self._link.final)
+        return self._closed or (self._link is not None and (bool(self._link.ended) or self._link.final))
 
     def _under_way(self, name: str, seen: Any) -> Episode | None:
         """The episode of a name, in which this is seen now; None: nobody is told of it."""

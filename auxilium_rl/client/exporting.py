@@ -13,6 +13,7 @@ from auxilium_rl.client.errors import ClientError
 from auxilium_rl.client.policy import Policy
 from auxilium_rl.inference.loading import checked_policy
 from auxilium_rl.inference.refused import Unfit
+from auxilium_rl.inference.tensors import tensors_of
 
 __all__ = ["FORMATS", "export"]
 
@@ -72,12 +73,8 @@ def _write_script(files: Mapping[str, bytes], target: Path) -> int:
 
 
 def _write_tensors(graph: bytes, description: bytes, target: Path) -> int:
-    import onnx
-    from safetensors.numpy import save_file
+    from safetensors.numpy import load
 
-    tensors = {
-        tensor.name: onnx.numpy_helper.to_array(tensor).copy()
-        for tensor in onnx.load_from_string(graph).graph.initializer
-    }
-    save_file(tensors, target, metadata={"policy": json.dumps(json.loads(description))})
-    return len(tensors)
+    data = tensors_of(graph, {"policy": json.dumps(json.loads(description))})
+    target.write_bytes(data)
+    return len(load(data))

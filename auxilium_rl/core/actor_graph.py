@@ -41,6 +41,7 @@ class ActorGraph(nn.Module):
             ``gaussian`` or ``squashed_gaussian`` (the scores are its means; the logarithm of its deviation is another
             output), ``epsilon_greedy``, or ``none``.
         state_shape: ``(layers, hidden size)`` of a recurrent policy; None otherwise.
+        quantiles: rows of the scores, whose mean counts; 0: there are none.
     """
 
     def __init__(self, model: BaseAlgorithm) -> None:
@@ -76,8 +77,7 @@ class ActorGraph(nn.Module):
         if isinstance(policy, RecurrentActorCriticPolicy):
             self.lstm = policy.lstm_actor
             self.state_shape = (self.lstm.num_layers, self.lstm.hidden_size)
-        if isinstance(policy, QRDQNPolicy):
-            self._quantiles = policy.n_quantiles
+        self.quantiles = policy.n_quantiles if isinstance(policy, QRDQNPolicy) else 0
         self._register_normalisation(scaling)
 
     @property
@@ -92,6 +92,20 @@ class ActorGraph(nn.Module):
             getattr(self, f"mean_{number}").copy_(torch.from_numpy(np.asarray(rms.mean, np.float64)))
             scale = np.sqrt(rms.var + scaling.epsilon)
             getattr(self, f"scale_{number}").copy_(torch.from_numpy(np.asarray(scale, np.float64)))
+
+    @property
+    def scaled(self) -> bool:
+        """Whether observations are normalised."""
+        return bool(self._scaled)
+
+    @property
+    def finish(self) -> str:
+        """How what comes out of the last layer becomes an action: see ``network_of``."""
+        if isinstance(self._action, spaces.Discrete):
+            return "choose"
+        if not isinstance(self._action, spaces.Box):
+            return "choose_each"
+        return {"bounded": "tanh_unscale", "bounded already": "unscale"}.get(self._kind, "clip")
 
     def forward(
         self, observation: torch.Tensor, hidden: torch.Tensor | None = None, cell: torch.Tensor | None = None
@@ -140,7 +154,7 @@ class ActorGraph(nn.Module):
         """What the policy's distribution calls its mode, in the simulator's own units."""
         action = self._action
         if self._kind == "quantiles":
-            raw = raw.view(-1, self._quantiles, int(action.n)).mean(dim=1)  # type: ignore[attr-defined]
+            raw = raw.view(-1, self.quantiles, int(action.n)).mean(dim=1)  # type: ignore[attr-defined]
         if isinstance(action, spaces.Discrete):
             return raw.argmax(dim=1), raw
         if isinstance(action, spaces.Box):

@@ -24,6 +24,7 @@ from torch import nn
 
 from auxilium_rl.core.actor_graph import ActorGraph, CriticGraph
 from auxilium_rl.core.lanes import LanePort
+from auxilium_rl.core.network import network_of
 from auxilium_rl.core.parity import parity_samples
 from auxilium_rl.wire.rows import AnySpace
 from auxilium_rl.wire.spaces import space_json, spaces_digest
@@ -125,6 +126,9 @@ class PolicyArtifact:
             described["exploration_rate"] = float(self._model.exploration_rate)  # type: ignore[attr-defined]
         if "log_std" in self._actor_ends()[1]:
             described["outputs"]["log_std"] = {"shape": [None, *_action_shape(action)], "dtype": "float32"}
+        network = network_of(self._actor) if stack is None else None
+        if network is not None:
+            described["network"] = network
         if self._actor.state_shape is not None:
             layers, size = self._actor.state_shape
             described["state"] = {"inputs": ["hidden", "cell"], "shape": [layers, None, size], "dtype": "float32"}

@@ -35,7 +35,7 @@ _NOISES: dict[str, Callable[..., ActionNoise]] = {
     "normal": NormalActionNoise,
     "ornstein_uhlenbeck": OrnsteinUhlenbeckActionNoise,
 }
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
+ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
     "elu": nn.ELU,
@@ -77,5 +77,5 @@ def _argument(name: str, value: Any) -> Any:
 def _policy_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
     kwargs = {name: value for name, value in given.items() if name != VF_LR_FACTOR}  # ours, not SB3's
     if "activation_fn" in kwargs:
-        kwargs["activation_fn"] = _ACTIVATIONS[kwargs["activation_fn"]]
+        kwargs["activation_fn"] = ACTIVATIONS[kwargs["activation_fn"]]
     return kwargs

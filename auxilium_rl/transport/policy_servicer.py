@@ -161,13 +161,16 @@ class PolicyServicer(PolicyActs, policies_pb2_grpc.PolicyServiceServicer):
 
     def WatchPolicy(self, request: pb.WatchPolicyRequest, context: grpc.ServicerContext) -> Iterator[pb.PolicyUpdate]:
         """The newest version, again and again."""
+        if request.format not in pb.WatchPolicyRequest.Format.values():
+            accepted = ", ".join(pb.WatchPolicyRequest.Format.keys())
+            abort(context, InvalidRequest.of("format", f"{request.format} given; {accepted} are accepted"))
         alive = _alive(context, lambda _: self._policies.wake())
-        have = request.have_sha256
+        have, tensors = request.have_sha256, request.format == pb.WatchPolicyRequest.FORMAT_SAFETENSORS
         try:
             for version in self._policies.follow(request.policy, alive):
                 update = pb.PolicyUpdate(version=version_message(version))
                 if request.with_payload:
-                    update.description, payload = self._payloads.of(version, have)
+                    update.description, payload = self._payloads.of(version, have, tensors=tensors)
                     update.graph.CopyFrom(payload)
                     have = version.sha256
                 yield update

@@ -13,8 +13,10 @@ from typing import Any
 
 import grpc
 import numpy as np
+import onnx
 import psutil
 import pytest
+import safetensors.numpy
 from stable_baselines3 import PPO
 
 from auxilium_rl.client import ActError, ClientError, InvalidArgument, NotFound, Run
@@ -316,6 +318,29 @@ def test_followers_get_the_first_version_and_then_the_newest(server: Server, car
     assert len(seen) <= 3
     assert seen[-1].graph.encoding == pb.Payload.ENCODING_XOR_ZSTD
     assert 0 < len(seen[-1].graph.data) < len(first.graph.data)
+
+
+def test_followers_get_the_weights_alone(server: Server, cart: Run) -> None:
+    policy, stub = server.client.policy("cart"), server.client.policies_stub
+    policy.set_alias("light", 1)
+    form = pb.WatchPolicyRequest.FORMAT_SAFETENSORS
+    held, weights = "", b""
+    for version in (1, 2):
+        policy.set_alias("light", version)
+        asked = pb.WatchPolicyRequest(policy="cart@light", with_payload=True, format=form, have_sha256=held)
+        call = stub.WatchPolicy(asked)
+        update = next(iter(call))
+        call.cancel()
+        held, weights = update.version.sha256, unpack_payload(update.graph, weights)
+        graph = onnx.load_from_string(server.client.policy(f"cart@{version}").read())
+        expected = {one.name: onnx.numpy_helper.to_array(one) for one in graph.graph.initializer}
+        found = safetensors.numpy.load(weights)
+        assert found.keys() == expected.keys()
+        assert all((found[name] == expected[name]).all() for name in found)
+    assert update.graph.encoding == pb.Payload.ENCODING_XOR_ZSTD
+    code, details = refusal(list, stub.WatchPolicy(pb.WatchPolicyRequest(policy="cart", format=7)))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "format: 7 given; FORMAT_UNSPECIFIED, FORMAT_SAFETENSORS are accepted" in details
 
 
 def test_what_is_followed_cannot_be_deleted(server: Server, cart: Run) -> None:

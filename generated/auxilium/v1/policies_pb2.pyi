@@ -974,25 +974,46 @@ Global___Evaluation: _TypeAlias = Evaluation  # noqa: Y015
 class WatchPolicyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Format:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[WatchPolicyRequest._Format.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        FORMAT_UNSPECIFIED: WatchPolicyRequest._Format.ValueType  # 0
+        """policy.onnx"""
+        FORMAT_SAFETENSORS: WatchPolicyRequest._Format.ValueType  # 1
+        """its weights alone; `network` in policy.json says what they are multiplied with"""
+
+    class Format(_Format, metaclass=_FormatEnumTypeWrapper): ...
+    FORMAT_UNSPECIFIED: WatchPolicyRequest.Format.ValueType  # 0
+    """policy.onnx"""
+    FORMAT_SAFETENSORS: WatchPolicyRequest.Format.ValueType  # 1
+    """its weights alone; `network` in policy.json says what they are multiplied with"""
+
     POLICY_FIELD_NUMBER: _builtins.int
     HAVE_SHA256_FIELD_NUMBER: _builtins.int
     WITH_PAYLOAD_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """"name", "name@best", a run's id"""
     have_sha256: _builtins.str
-    """of the policy.onnx that the caller holds; empty: none"""
+    """PolicyVersion.sha256 of the version that the caller holds; empty: none"""
     with_payload: _builtins.bool
-    """send policy.onnx and policy.json too, or what changed of them"""
+    """send policy.json too, and policy.onnx, or what changed of it"""
+    format: Global___WatchPolicyRequest.Format.ValueType
+    """of the payload"""
     def __init__(
         self,
         *,
         policy: _builtins.str = ...,
         have_sha256: _builtins.str = ...,
         with_payload: _builtins.bool = ...,
+        format: Global___WatchPolicyRequest.Format.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["have_sha256", b"have_sha256", "policy", b"policy", "with_payload", b"with_payload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "have_sha256", b"have_sha256", "policy", b"policy", "with_payload", b"with_payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1011,7 +1032,7 @@ class PolicyUpdate(_message.Message):
     def version(self) -> Global___PolicyVersion: ...
     @_builtins.property
     def graph(self) -> Global___Payload:
-        """policy.onnx"""
+        """policy.onnx, or what was asked for in its place"""
 
     def __init__(
         self,
