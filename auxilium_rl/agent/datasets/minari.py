@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from auxilium_rl.agent.datasets.exported import Exported, Tally
 from auxilium_rl.agent.datasets.extras import needed
 from auxilium_rl.agent.datasets.place import free, new_place
 from auxilium_rl.agent.datasets.source import Source
-from auxilium_rl.agent.datasets.trajectories import Exported, Tally, Trajectory, plain_keys, trajectories
+from auxilium_rl.agent.datasets.trajectories import Trajectory, plain_keys, trajectories
 from auxilium_rl.client.errors import InvalidArgument
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
+from auxilium_rl.agent.datasets.exported import Exported, Tally
 from auxilium_rl.agent.datasets.extras import needed
 from auxilium_rl.agent.datasets.place import free, new_place
 from auxilium_rl.agent.datasets.source import Source
-from auxilium_rl.agent.datasets.trajectories import Exported, Tally, Trajectory, filler, plain_keys, trajectories
+from auxilium_rl.agent.datasets.trajectories import Trajectory, filler, plain_keys, trajectories
 from auxilium_rl.wire.rows import AnySpace, take
 
 if TYPE_CHECKING:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +16,7 @@ from auxilium_rl.wire.chunks import Experience, Span
 from auxilium_rl.wire.rows import AnySpace, Obs, concat_rows, copy_rows, take
 from auxilium_rl.wire.spaces import leaves_of, shifted
 
-__all__ = ["Exported", "Tally", "Trajectory", "filler", "plain_keys", "trajectories"]
+__all__ = ["Trajectory", "filler", "plain_keys", "trajectories"]
 
 
 @dataclass(frozen=True)
@@ -72,51 +70,6 @@ class Trajectory:
             "unfinished": self.unfinished,
             "final_observation_seen": self.final_seen,
         }
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What an export wrote: everything that is stored.
-
-    Attributes:
-        path: of the dataset.
-        unfinished: episodes that had not ended; they are written as truncated after their last step.
-        unseen: episodes that terminated and whose last observation was not sent; a filler stands in its place.
-        headless: episodes without their first steps, which are not stored.
-    """
-
-    path: Path
-    steps: int
-    episodes: int
-    unfinished: int
-    unseen: int
-    headless: int
-
-
-class Tally:
-    """Counts trajectories that go by."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-
-    def over(self, found: Iterable[Trajectory]) -> Iterator[Trajectory]:
-        """The same ones."""
-        for one in found:
-            self._counts.update(
-                steps=one.count,
-                episodes=1,
-                unfinished=one.unfinished,
-                unseen=not one.final_seen,
-                headless=one.first_step > 0,
-            )
-            yield one
-
-    def exported(self, path: Path) -> Exported:
-        """What went by. Raises InvalidArgument where nothing did."""
-        if not self._counts:
-            raise InvalidArgument.of("run_id", "agents pushed nothing to it; at least one step is needed")
-        names = ("steps", "episodes", "unfinished", "unseen", "headless")
-        return Exported(path, *(self._counts[name] for name in names))
 
 
 def trajectories(source: Source) -> Iterator[Trajectory]:

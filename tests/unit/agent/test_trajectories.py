@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from auxilium_rl.agent.datasets.exported import Tally
 from auxilium_rl.agent.datasets.source import Source
-from auxilium_rl.agent.datasets.trajectories import Tally, filler, plain_keys, trajectories
+from auxilium_rl.agent.datasets.trajectories import filler, plain_keys, trajectories
 from auxilium_rl.client import InvalidArgument
 from auxilium_rl.wire.chunks import Experience, Span
 from generated.auxilium.v1 import experience_pb2 as pb
