@@ -73,7 +73,8 @@ def check() -> None:
 def test() -> None:
     """Everything that CI asks for: ``check``, then every test with branch coverage."""
     check()
-    beside("triton", ROOT / "tests" / "requirements-triton.txt")
+    for name in ("triton", "rlds"):
+        beside(name, ROOT / "tests" / f"requirements-{name}.txt")
     workers = str(max(2, min(os.cpu_count() or 1, 4)))
     python("-m", "pytest", "-n", workers, "--dist", "loadfile", "--cov", "--cov-report=term", "--cov-report=")
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from auxilium_rl.cli.common import DEFAULT_ADDRESS, EXIT, Address, JsonOutput, as_json, connected, fail
 
+if TYPE_CHECKING:
+    from auxilium_rl.agent.datasets import Exported
+
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True)
+Form = Literal["parquet", "minari", "rlds"]
 RunId = Annotated[str, typer.Argument(help="Id of a run on agents.")]
 
 
 @app.callback()
 def _group() -> None:
-    """What agents pushed: as Parquet, and back."""
+    """What agents pushed: as Parquet, Minari or RLDS, and back."""
 
 
 @app.command()
@@ -39,17 +43,34 @@ def stats(run_id: RunId, json_output: JsonOutput = False, address: Address = DEF
 @app.command()
 def export(
     run_id: RunId,
-    out: Annotated[Path, typer.Option(help="Parquet file that is written.")],
+    out: Annotated[Path, typer.Option(help="What is written: a file (parquet), a folder (rlds); minari: in which.")],
+    form: Annotated[Form, typer.Option("--format", help="One row a step, or the format of a library.")] = "parquet",
+    dataset_id: Annotated[str | None, typer.Option(help="Of a Minari dataset.", show_default="auxilium/RUN-v0")] = None,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
-    """Write all that is stored of a run to a Parquet file, one row a step."""
-    from auxilium_rl.agent.datasets import export_experience
+    """Write all that is stored of a run to a Parquet file, or as a Minari or RLDS dataset."""
+    from auxilium_rl.agent.datasets import export_experience, export_minari, export_rlds
 
-    if not out.absolute().parent.is_dir():
-        fail(f"--out {out}: there is no folder {out.absolute().parent}", EXIT.USAGE)
+    if dataset_id is not None and form != "minari":
+        fail(f"--dataset-id {dataset_id}: only datasets of --format minari have one", EXIT.USAGE)
     with connected(address) as client:
-        steps = export_experience(client, run_id, out)
-    typer.echo(f"wrote {out}: {steps:,} steps")
+        if form == "parquet":
+            typer.echo(f"wrote {out}: {export_experience(client, run_id, out):,} steps")
+        elif form == "minari":
+            _tell(export_minari(client, run_id, out, dataset_id=dataset_id))
+        else:
+            _tell(export_rlds(client, run_id, out))
+
+
+def _tell(exported: Exported) -> None:
+    typer.echo(f"wrote {exported.path}: {exported.steps:,} steps in {exported.episodes:,} episodes")
+    for count, what in (
+        (exported.unfinished, "had not ended; written as truncated after their last step"),
+        (exported.unseen, "terminated and their last observation was not sent; a filler stands in its place"),
+        (exported.headless, "without their first steps, which are not stored"),
+    ):
+        if count:
+            typer.echo(f"  {count:,} {what}")
 
 
 @app.command("import")
