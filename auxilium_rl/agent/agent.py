@@ -18,7 +18,7 @@ from auxilium_rl.agent.config import AgentConfig
 from auxilium_rl.agent.episode import Choice, Episode, Rows, Step, UnheardEpisode, UnsentEpisode
 from auxilium_rl.agent.link import Link
 from auxilium_rl.agent.outbox import Outbox, Undelivered
-from auxilium_rl.agent.packing import Packer
+from auxilium_rl.agent.packing import Packer, own_buffer
 from auxilium_rl.agent.seeing import Eye
 from auxilium_rl.client import Client
 from auxilium_rl.client.agents import Agents
@@ -101,7 +101,8 @@ class Agent:
         self._quota = 0
         if config.explore:
             self._outbox, incarnation = self._opened()
-            self._packer = Packer(self._eye.counted, self._eye.counted_action, self._mask_len, config.compress)
+            buffer = own_buffer(config.buffer)
+            self._packer = Packer(self._eye.counted, self._eye.counted_action, self._mask_len, config.compress, buffer)
             join = pb.Join(
                 run_id=self.run_id,
                 agent_id=config.name,
@@ -109,6 +110,7 @@ class Agent:
                 observation=space_message(observation),
                 action=space_message(action),
                 mask_len=self._mask_len,
+                buffer=buffer,
             )
             self._link = Link(self._client.experience_stub, config.address, join, self._outbox, self._notify)
             self._quota = self._link.wait_for_welcome(config.join_seconds).quota

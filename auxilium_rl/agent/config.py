@@ -28,6 +28,7 @@ class AgentConfig:
         agents: how many take part; with ``n_steps`` it says how many steps a rollout has (on-policy).
         synchronous: on-policy: act at most ``n_steps`` with one version, then wait for the next.
         max_staleness: on-policy: versions that a step may be behind; None: the server's default.
+        buffer: of the run's replay buffers, into which its steps go; empty: the run's own, whose steps count.
         explore: False: the best action is taken, and nothing is sent.
         noise: exploration of TD3 and DDPG, in units of half of the action's range.
         chunk_steps, chunk_bytes, chunk_seconds: what was experienced is sent after so much of it, or so long.
@@ -49,6 +50,7 @@ class AgentConfig:
     agents: int = 1
     synchronous: bool = False
     max_staleness: int | None = None
+    buffer: str = ""
     explore: bool = True
     noise: float = 0.1
     chunk_steps: int = 512

@@ -15,7 +15,7 @@ from auxilium_rl.wire.chunks import ChunkCodec, Experience, Span
 from auxilium_rl.wire.rows import AnySpace, Obs
 from generated.auxilium.v1 import experience_pb2 as pb
 
-__all__ = ["Packer"]
+__all__ = ["Packer", "own_buffer"]
 
 _WORTH_IT, _LEAST = 0.7, 4096
 """Observations are compressed when a sample of at least so many bytes shrinks to less than this share."""
@@ -27,10 +27,13 @@ class Packer:
 
     Args:
         compress: None: where it pays.
+        buffer: of the run's, as ``own_buffer`` has it.
     """
 
-    def __init__(self, observation: AnySpace, action: AnySpace, mask_len: int, compress: bool | None) -> None:
-        self._space, self._mask_len, self._compress = observation, mask_len, compress
+    def __init__(
+        self, observation: AnySpace, action: AnySpace, mask_len: int, compress: bool | None, buffer: str = ""
+    ) -> None:
+        self._space, self._mask_len, self._compress, self._buffer = observation, mask_len, compress, buffer
         self._action_dtype = np.dtype(np.float32 if isinstance(action, spaces.Box) else np.int64)
         self._codec = ChunkCodec(observation, action, mask_len)
 
@@ -49,7 +52,7 @@ class Packer:
             log_probs=None if math.isnan(log_probs.sum()) else log_probs,
             masks=self._masks([mask for rows in taken for mask in rows.masks]),
         )
-        return self._codec.encode(seq, experience, zstd=self._pays(observations))
+        return self._codec.encode(seq, experience, zstd=self._pays(observations), buffer=self._buffer)
 
     def _stacked(self, rows: list[Any]) -> Obs:
         if isinstance(self._space, spaces.Dict):
@@ -71,6 +74,11 @@ class Packer:
                 self._compress = len(zstandard.ZstdCompressor(level=1).compress(sample)) < _WORTH_IT * len(sample)
             return bool(self._compress)
         return self._compress
+
+
+def own_buffer(name: str) -> str:
+    """The name of a replay buffer as messages have it: empty for the run's own."""
+    return "" if name == "online" else name
 
 
 def _stack(rows: list[Any], space: AnySpace) -> npt.NDArray[Any]:

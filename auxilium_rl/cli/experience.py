@@ -77,6 +77,7 @@ def _tell(exported: Exported) -> None:
 def import_steps(
     file: Annotated[Path, typer.Argument(help="Parquet file of `auxilium experience export`, or of the same columns.")],
     run_id: RunId,
+    buffer: Annotated[str, typer.Option(help="Of the run's replay buffers; none: its own, whose steps count.")] = "",
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Give the steps of a file to an off-policy run, as one more agent."""
@@ -85,5 +86,5 @@ def import_steps(
     if not file.is_file():
         fail(f"{file}: there is no such file", EXIT.USAGE)
     with connected(address) as client:
-        steps = import_experience(client, run_id, file)
+        steps = import_experience(client, run_id, file, buffer=buffer)
     typer.echo(f"{steps:,} steps were stored")

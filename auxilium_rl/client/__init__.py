@@ -9,7 +9,7 @@ with Client("127.0.0.1:50051") as client:
 """
 
 from auxilium_rl.client.acting import PolicyEpisode
-from auxilium_rl.client.agents import Agents, AgentStatus
+from auxilium_rl.client.agents import Agents, AgentStatus, Hindsight
 from auxilium_rl.client.client import Client
 from auxilium_rl.client.episode import Episode
 from auxilium_rl.client.errors import ActError, ClientError, InvalidArgument, NotFound, RunFailed, ServerUnavailable
@@ -39,6 +39,7 @@ __all__ = [
     "Episode",
     "Evaluation",
     "Garbage",
+    "Hindsight",
     "Hyperparameter",
     "InvalidArgument",
     "Metric",

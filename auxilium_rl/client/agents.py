@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,24 @@ if TYPE_CHECKING:  # what they import takes longer than the rest of the SDK
     from auxilium_rl.wire.rows import AnySpace
     from generated.auxilium.v1 import experience_pb2, runs_pb2
 
-__all__ = ["AgentStatus", "Agents"]
+__all__ = ["AgentStatus", "Agents", "Hindsight"]
+
+
+@dataclass(frozen=True)
+class Hindsight:
+    """Hindsight experience replay, for observations that are a Dict with goals.
+
+    Attributes:
+        n_sampled_goal: steps with another goal for each with its own.
+        goal_selection_strategy: ``future``, ``final`` or ``episode``.
+        reward: of having achieved one goal when another was desired: ``sparse``: 0 within ``distance_threshold``, else
+            -1; ``dense``: minus the distance.
+    """
+
+    n_sampled_goal: int = 4
+    goal_selection_strategy: str = "future"
+    reward: str = "sparse"
+    distance_threshold: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -24,6 +42,9 @@ class Agents:
         synchronous: on-policy: they wait for the next version after ``n_steps`` each, and nothing is dropped.
         max_staleness: on-policy: versions that a step may be behind; None: the server's default.
         publish_seconds: off-policy: a new version at most so often; 0: the server's default.
+        buffers: off-policy: shares of a batch by the names of replay buffers, ``online`` among them, whose steps count
+            as the run's timesteps; none: there is one. Agents say which is theirs (``AgentConfig.buffer``).
+        hindsight: off-policy, where observations have goals: most steps get one that was achieved later.
     """
 
     observation_space: AnySpace
@@ -32,6 +53,8 @@ class Agents:
     synchronous: bool = False
     max_staleness: int | None = None
     publish_seconds: float = 0.0
+    buffers: Mapping[str, float] = field(default_factory=dict)
+    hindsight: Hindsight | None = None
 
     def put_into(self, request: runs_pb2.StartRunRequest) -> None:
         """Say it in a request. Raises InvalidArgument for a space that cannot travel."""
@@ -48,6 +71,12 @@ class Agents:
         request.experience.publish_seconds = self.publish_seconds
         if self.max_staleness is not None:
             request.experience.max_staleness = self.max_staleness
+        request.experience.buffers.update(self.buffers)
+        if self.hindsight is not None:
+            wish = self.hindsight
+            message = request.experience.hindsight
+            message.n_sampled_goal, message.distance_threshold = wish.n_sampled_goal, wish.distance_threshold
+            message.goal_selection_strategy, message.reward = wish.goal_selection_strategy, wish.reward
 
 
 @dataclass(frozen=True)

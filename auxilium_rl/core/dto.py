@@ -133,6 +133,22 @@ class EvaluationPlan:
 
 
 @dataclass(frozen=True)
+class Hindsight:
+    """How steps get another goal, and what reward they then have.
+
+    Attributes:
+        n_sampled_goal: steps with another goal for each with its own.
+        goal_selection_strategy: ``future``, ``final`` or ``episode``.
+        reward: ``sparse``: 0 within ``distance_threshold`` of the goal, else -1; ``dense``: minus the distance.
+    """
+
+    n_sampled_goal: int = 4
+    goal_selection_strategy: str = "future"
+    reward: str = "sparse"
+    distance_threshold: float = 0.05
+
+
+@dataclass(frozen=True)
 class ExperiencePlan:
     """How the experience that agents push is learned from.
 
@@ -140,11 +156,21 @@ class ExperiencePlan:
         synchronous: on-policy: agents wait for the next version after ``n_steps`` each; nothing is dropped.
         max_staleness: versions that a step may be behind; older ones are dropped and counted; -1: any number.
         publish_seconds: a new version at most so often; 0: after every rollout.
+        buffers: shares of a batch by the names of replay buffers; empty: there is one.
+        hindsight: most steps of a batch get another goal; None: none do.
     """
 
     synchronous: bool = False
     max_staleness: int = -1
     publish_seconds: float = 0.0
+    buffers: Mapping[str, float] = field(default_factory=dict)
+    hindsight: Hindsight | None = None
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> ExperiencePlan:
+        """From JSON values."""
+        hindsight = told.get("hindsight")
+        return cls(**{**told, "hindsight": None if hindsight is None else Hindsight(**hindsight)})
 
 
 @dataclass(frozen=True)
@@ -203,7 +229,7 @@ class RunSpec:
                 "normalize": normalize,
                 "limits": Limits(**data.get("limits", {})),
                 "parent": None if parent is None else Parent(**parent),
-                "experience": None if experience is None else ExperiencePlan(**experience),
+                "experience": None if experience is None else ExperiencePlan.of(experience),
                 "evaluation": None
                 if plan is None
                 else EvaluationPlan(**{**plan, "environment": _source(plan["environment"])}),

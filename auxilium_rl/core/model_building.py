@@ -11,6 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from auxilium_rl.core.artifact import PolicyArtifact
 from auxilium_rl.core.compatibility import effective_algorithm, effective_policy
 from auxilium_rl.core.dto import RunSpec
+from auxilium_rl.core.experience.replay import replay_arguments
 from auxilium_rl.core.lanes import LanePort
 from auxilium_rl.core.parameter_groups import VF_LR_FACTOR, pace_value_function
 from auxilium_rl.core.sb3_arguments import algorithm_class, sb3_arguments
@@ -31,6 +32,7 @@ def build_model(spec: RunSpec, lanes: LanePort) -> tuple[BaseAlgorithm, str]:
     make: Callable[..., BaseAlgorithm] = algorithm_class(algorithm)
     action_dim = int(np.prod(lanes.action_space.shape or ()))
     arguments: dict[str, Any] = sb3_arguments(algorithm, spec.hyperparameters, action_dim)
+    arguments |= replay_arguments(spec, lanes.observation_space)
     model = make(policy, env, seed=spec.seed, device="cpu", **arguments)
     factor = (spec.hyperparameters.get("policy_kwargs") or {}).get(VF_LR_FACTOR)
     if factor is not None:

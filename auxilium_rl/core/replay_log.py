@@ -22,7 +22,7 @@ from auxilium_rl.wire.trees import pack, unpack
 
 __all__ = ["ReplayLog", "parts_of"]
 
-_COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+_COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts", "episodes", "steps")
 _PART_BYTES = 32 << 20
 
 

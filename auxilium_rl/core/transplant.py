@@ -80,7 +80,8 @@ def move_experience(source: ReplayBuffer, target: ReplayBuffer) -> None:
         flat = values[order].reshape(rows * source.n_envs, *values.shape[2:])
         return flat[len(flat) - count * target.n_envs :].reshape(count, target.n_envs, *values.shape[2:])
 
-    for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
+    kept = [name for name in ("episodes", "steps") if hasattr(source, name)]
+    for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts", *kept):
         before, after = getattr(source, name), getattr(target, name)
         for part, into in (
             [(before[key], after[key]) for key in before] if isinstance(before, dict) else [(before, after)]

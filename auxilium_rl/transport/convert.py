@@ -15,6 +15,7 @@ from auxilium_rl.core.dto import (
     EnvironmentSource,
     EvaluationPlan,
     ExperiencePlan,
+    Hindsight,
     Limits,
     MetricPoint,
     Normalize,
@@ -131,14 +132,33 @@ def _experience_message(plan: ExperiencePlan | None) -> pb.ExperiencePlan | None
     if plan is None:
         return None
     stale = None if plan.max_staleness < 0 else plan.max_staleness
-    return pb.ExperiencePlan(synchronous=plan.synchronous, max_staleness=stale, publish_seconds=plan.publish_seconds)
+    return pb.ExperiencePlan(
+        synchronous=plan.synchronous,
+        max_staleness=stale,
+        publish_seconds=plan.publish_seconds,
+        buffers=dict(plan.buffers),
+        hindsight=None if plan.hindsight is None else pb.Hindsight(**asdict(plan.hindsight)),
+    )
 
 
 def _experience(message: pb.ExperiencePlan) -> ExperiencePlan:
     stale = message.max_staleness if message.HasField("max_staleness") else -1
     if message.HasField("max_staleness") and stale < 0:
         raise InvalidRequest.of("experience.max_staleness", f"{stale} given; 0 or more versions are accepted")
-    return ExperiencePlan(message.synchronous, stale, message.publish_seconds)
+    given, usual = message.hindsight, Hindsight()
+    hindsight = Hindsight(
+        given.n_sampled_goal or usual.n_sampled_goal,
+        given.goal_selection_strategy or usual.goal_selection_strategy,
+        given.reward or usual.reward,
+        given.distance_threshold or usual.distance_threshold,
+    )
+    return ExperiencePlan(
+        message.synchronous,
+        stale,
+        message.publish_seconds,
+        dict(message.buffers),
+        hindsight if message.HasField("hindsight") else None,
+    )
 
 
 def _normalize(message: pb.Normalize) -> Normalize:

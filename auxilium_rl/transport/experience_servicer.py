@@ -80,7 +80,7 @@ class ExperienceServicer(experience_pb2_grpc.ExperienceServiceServicer):
         except UnsupportedSpace as refused:
             where, _, why = str(refused).partition(": ")
             raise InvalidRequest.of(where, why) from refused
-        return self._hub.join(join.run_id, join.agent_id, join.incarnation, contract, join.next_seq)
+        return self._hub.join(join.run_id, join.agent_id, join.incarnation, contract, join.next_seq, join.buffer)
 
     @staticmethod
     def _pump(requests: Iterator[pb.PushRequest], stream: AgentStream) -> None:

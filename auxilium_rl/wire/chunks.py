@@ -86,7 +86,7 @@ class ChunkCodec:
         self._actions = Codec(counted_from_zero(action), action=True)
         self._mask_len = mask_len
 
-    def encode(self, seq: int, experience: Experience, *, zstd: bool = False) -> pb.Chunk:
+    def encode(self, seq: int, experience: Experience, *, zstd: bool = False, buffer: str = "") -> pb.Chunk:
         """The message; ``zstd`` compresses the observations."""
         pack = zstandard.ZstdCompressor(level=1).compress if zstd else bytes
         optional: dict[str, Any] = {
@@ -101,6 +101,7 @@ class ChunkCodec:
             rewards=np.asarray(experience.rewards, "<f4").tobytes(),
             masks=b"" if experience.masks is None else np.asarray(experience.masks, np.uint8).tobytes(),
             zstd=zstd,
+            buffer=buffer,
             **optional,
         )
         chunk.observations.slabs.extend(map(pack, self._observations.encode(experience.observations)))

@@ -15,6 +15,7 @@ from auxilium_rl.agent.datasets.parquet import CONTRACT, arrow_of
 from auxilium_rl.agent.datasets.source import Source
 from auxilium_rl.agent.link import Link
 from auxilium_rl.agent.outbox import Outbox, Undelivered
+from auxilium_rl.agent.packing import own_buffer
 from auxilium_rl.client.errors import InvalidArgument
 from auxilium_rl.wire.chunks import Experience, InvalidChunk, Span
 from auxilium_rl.wire.rows import AnySpace, Obs
@@ -31,13 +32,20 @@ Transform = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
 def import_experience(
-    client: Client, run_id: str, source: str | Path, *, transform: Transform | None = None, timeout: float = 600.0
+    client: Client,
+    run_id: str,
+    source: str | Path,
+    *,
+    transform: Transform | None = None,
+    buffer: str = "",
+    timeout: float = 600.0,
 ) -> int:
     """Push the steps of a Parquet file to an off-policy run, as one more agent; gives their number.
 
     Args:
         transform: called with each row, a dict of the columns; gives it back, changed or not, or None to leave it out
             (the rest of its episode then becomes another one).
+        buffer: of the run's replay buffers; empty: its own, whose steps count as the run's timesteps.
 
     Raises:
         InvalidArgument: the file has no experience, or of other spaces than the run; a row is none of them.
@@ -64,6 +72,7 @@ def import_experience(
         observation=space_message(observation),
         action=space_message(action),
         mask_len=mask_len,
+        buffer=own_buffer(buffer),
     )
     link = Link(client.experience_stub, client.address, join, outbox)
     try:
@@ -72,7 +81,7 @@ def import_experience(
         steps = 0
         for part in _parts(file, transform):
             experience = _experience(part, observation, action, mask_len)
-            chunk = codec.encode(outbox.next_seq, experience)
+            chunk = codec.encode(outbox.next_seq, experience, buffer=own_buffer(buffer))
             try:
                 codec.decode(chunk)
             except InvalidChunk as wrong:

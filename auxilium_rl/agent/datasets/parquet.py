@@ -9,6 +9,7 @@ spaces.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,5 +116,5 @@ def _listed(rows: Obs, count: int) -> list[Any]:
     if isinstance(rows, dict):
         leaves = {key: _listed(leaf, count) for key, leaf in rows.items()}
         return [{key: leaf[row] for key, leaf in leaves.items()} for row in range(count)]
-    flat: list[Any] = rows.reshape(count, -1).tolist()
+    flat: list[Any] = rows.reshape(count, math.prod(rows.shape[1:])).tolist()
     return flat

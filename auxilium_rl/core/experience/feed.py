@@ -105,6 +105,8 @@ class Feed:
         self.version, self.counts = 0, Counts()
         self._returns: dict[tuple[str, str, int], tuple[float, int]] = {}
         self._ended: list[dict[str, Any]] = []
+        self._aside: list[tuple[str, list[Piece]]] = []
+        self._aside_keys: set[tuple[str, str]] = set()
 
     def take(self, wanted: int) -> list[Piece]:
         """The next steps, ``wanted`` of them; waits for them. Raises as ``pause`` does, having taken nothing."""
@@ -122,6 +124,11 @@ class Feed:
                 wanted -= piece.count
                 self.counts.used += piece.count
         return pieces
+
+    def aside(self) -> list[tuple[str, list[Piece]]]:
+        """What came for other buffers than the run's own since this was asked last, in the order of the log."""
+        told, self._aside = self._aside, []
+        return told
 
     def ended(self) -> list[dict[str, Any]]:
         """What SB3 is told of the episodes that ended since this was asked last, steps that were dropped included."""
@@ -144,13 +151,15 @@ class Feed:
             "version": self.version,
             "counts": vars(self.counts).copy(),
             "returns": [[*key, *told] for key, told in self._returns.items()],
+            "aside": [list(key) for key in self._aside_keys],
         }
 
     def put_back(self, state: dict[str, Any]) -> None:
         """Go on where another feed of the same run was captured. Raises ModelCorrupt when a log is gone."""
         self._pending.clear()
-        self._reader.seek(dict(state["positions"]))
         self._seen = {(agent, incarnation): seq for agent, incarnation, seq in state["seen"]}
+        self._read_aside({(agent, incarnation) for agent, incarnation in state.get("aside", [])})
+        self._reader.seek(dict(state["positions"]))
         self._skip = {} if state["partly"] is None else {state["partly"][0]: state["partly"][1]}
         self.version, self.counts = state["version"], Counts(**state["counts"])
         self._returns = {(agent, start, episode): (r, n) for agent, start, episode, r, n in state["returns"]}
@@ -187,16 +196,41 @@ class Feed:
             key = record.agent_id, record.incarnation
             message = self._codec.parse(record.chunk)
             if record.seq <= self._seen.get(key, 0):
-                self.counts.repeated += message.count
+                # What goes aside is read at once, and read again where an earlier moment is gone on from.
+                self.counts.repeated += 0 if message.buffer else message.count
                 continue
             self._seen[key] = record.seq
             pending = _Pending(record, self._codec.decode(message))
+            if message.buffer:
+                self._put_aside(message.buffer, pending)
+                continue
             self._advance(pending, self._skip.pop(record.position, 0))
             self._pending.append(pending)
             there += message.count
             if there >= enough:
                 break
         return len(self._pending) > before
+
+    def _put_aside(self, name: str, pending: _Pending) -> None:
+        pieces: list[Piece] = []
+        while pending.span < len(pending.chunk.spans):
+            pieces.append(self._cut(pending, pending.chunk.count))
+        self._aside.append((name, pieces))
+        self._aside_keys.add((pending.record.agent_id, pending.record.incarnation))
+
+    def _read_aside(self, keys: set[tuple[str, str]]) -> None:
+        """All that had gone aside, from the logs' beginning: no checkpoint holds it."""
+        self._aside, self._aside_keys = [], set()
+        if not keys:
+            return
+        last: dict[tuple[str, str], int] = {}
+        self._reader.seek({})
+        for record in self._reader.read():
+            key = record.agent_id, record.incarnation
+            if key in keys and last.get(key, 0) < record.seq <= self._seen.get(key, 0):
+                last[key] = record.seq
+                message = self._codec.parse(record.chunk)
+                self._put_aside(message.buffer, _Pending(record, self._codec.decode(message)))
 
     def _count(self, piece: Piece) -> None:
         total, length = self._returns.pop(piece.key, (0.0, 0))
@@ -210,17 +244,23 @@ class Feed:
     def _next(self, wanted: int) -> tuple[Piece, bool]:
         """The next steps of the oldest chunk, at most ``wanted``, or all of a span that is stale; and whether it is."""
         pending = self._pending[0]
+        span = pending.chunk.spans[pending.span]
+        stale = self._is_stale(span)
+        piece = self._cut(pending, span.count if stale else wanted)
+        if pending.span == len(pending.chunk.spans):
+            self._pending.popleft()
+        return piece, stale
+
+    def _cut(self, pending: _Pending, wanted: int) -> Piece:
+        """The next steps of a chunk's present span, at most ``wanted``."""
         chunk, span = pending.chunk, pending.chunk.spans[pending.span]
         left = span.count - pending.into
-        stale = self._is_stale(span)
-        count = left if stale else min(left, wanted)
+        count = min(left, wanted)
         first, whole = pending.row, count == left
         final = pending.final
         start = span.start + pending.into
         self._advance(pending, count)
-        if pending.span == len(chunk.spans):
-            self._pending.popleft()
-        piece = Piece(
+        return Piece(
             chunk,
             (pending.record.agent_id, pending.record.incarnation, span.episode),
             start,
@@ -231,7 +271,6 @@ class Feed:
             -1 if whole else first + count,
             final if whole and span.has_following and not span.terminated else -1,
         )
-        return piece, stale
 
     @staticmethod
     def _advance(pending: _Pending, rows: int) -> None:

@@ -14,6 +14,7 @@ from auxilium_rl.core.errors import AuxiliumError, Draining, InvalidRequest, Run
 from auxilium_rl.core.experience.intake import AgentStream, Intake
 from auxilium_rl.core.experience.plan import AGENTS
 from auxilium_rl.core.experience.ports import AgentInfo, AgentRegistry, ExperienceLogs, Record
+from auxilium_rl.core.experience.replay_plan import ONLINE
 from auxilium_rl.core.ports import RunRegistry
 from auxilium_rl.core.states import TERMINAL
 from auxilium_rl.wire.agreement import difference
@@ -63,11 +64,14 @@ class ExperienceHub:
         """A run may have ended: tell its agents."""
         self._wake.set()
 
-    def join(self, run_id: str, agent_id: str, incarnation: str, contract: str, next_seq: int = 1) -> AgentStream:
+    def join(
+        self, run_id: str, agent_id: str, incarnation: str, contract: str, next_seq: int = 1, buffer: str = ""
+    ) -> AgentStream:
         """Take an agent in.
 
         Args:
             next_seq: its chunks before this one are stored, here or by another server.
+            buffer: of the run's replay buffers, into which its steps go; empty: the run's own.
 
         Raises:
             InvalidRequest: a name, or spaces that are not the run's.
@@ -79,7 +83,7 @@ class ExperienceHub:
                     f"join.{name}", f"{value!r:.160} given; 1 to {_MAX_NAME} printable characters are accepted"
                 )
         run = self._runs.get(run_id)
-        _check(run, contract)
+        _check(run, contract, buffer)
         with self._lock:
             if self._closed:
                 raise Draining("the server goes away; try again when it is back")
@@ -95,7 +99,9 @@ class ExperienceHub:
                 intake = None
             if intake is None:
                 intake = self._intakes[run_id] = Intake(run, self._logs.open(run_id))
-            stream = self._streams[run_id, agent_id] = AgentStream(intake, agent_id, incarnation, max(next_seq, 1) - 1)
+            stream = self._streams[run_id, agent_id] = AgentStream(
+                intake, agent_id, incarnation, max(next_seq, 1) - 1, buffer
+            )
         _log.info("agent_joined", run_id=run_id, agent=agent_id, incarnation=incarnation[:8])
         return stream
 
@@ -186,7 +192,7 @@ class ExperienceHub:
             stream.end(Draining("another server has this agent now"))
 
 
-def _check(run: Run, contract: str) -> None:
+def _check(run: Run, contract: str, buffer: str) -> None:
     """Raises InvalidRequest, RunEnded."""
     source: Any = run.spec.environment
     if source.uri != AGENTS:
@@ -198,3 +204,7 @@ def _check(run: Run, contract: str) -> None:
     differs = difference(source.contract, contract)
     if differs is not None:
         raise InvalidRequest.of(f"join.{differs[0]}", differs[1])
+    plan = run.spec.experience
+    known = sorted(plan.buffers) if plan is not None and plan.buffers else [ONLINE]
+    if buffer and buffer not in known:
+        raise InvalidRequest.of("join.buffer", f"{buffer!r:.160} given; the run has {', '.join(known)}")

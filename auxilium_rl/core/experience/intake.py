@@ -12,6 +12,7 @@ from auxilium_rl.core.dto import Run
 from auxilium_rl.core.errors import ChunkOutOfOrder
 from auxilium_rl.core.experience.plan import ON_POLICY
 from auxilium_rl.core.experience.ports import AgentStats, ExperienceLog, Record
+from auxilium_rl.core.experience.replay_plan import ONLINE
 from auxilium_rl.core.publishing import policy_of
 from auxilium_rl.wire.agreement import spaces_of
 from auxilium_rl.wire.chunks import ChunkCodec, Experience, InvalidChunk
@@ -80,10 +81,12 @@ class Intake:
 
 
 class AgentStream:
-    """One connection of one agent."""
+    """One connection of one agent, whose steps go into the replay buffer ``buffer``."""
 
-    def __init__(self, intake: Intake, agent_id: str, incarnation: str, stored_elsewhere: int = 0) -> None:
-        self._intake = intake
+    def __init__(
+        self, intake: Intake, agent_id: str, incarnation: str, stored_elsewhere: int = 0, buffer: str = ""
+    ) -> None:
+        self._intake, self._buffer = intake, "" if buffer == ONLINE else buffer
         self.run_id, self.agent_id, self.incarnation = intake.run_id, agent_id, incarnation
         self._key = agent_id, incarnation
         self._changed = threading.Condition()
@@ -138,6 +141,8 @@ class AgentStream:
         record = Record(self.agent_id, self.incarnation, seq, chunk.SerializeToString())
         try:
             experience = self._intake.codec.decode(chunk)
+            if chunk.buffer != self._buffer:
+                raise InvalidChunk("buffer", f"{chunk.buffer!r:.160} given; the agent joined for {self._buffer!r}")
             if self._intake.on_policy and experience.log_probs is None:
                 raise InvalidChunk("log_probs", "none given; the run's algorithm needs those of the actions")
         except InvalidChunk as invalid:

@@ -14,9 +14,11 @@ from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq, Trai
 from stable_baselines3.common.vec_env import VecEnv
 
 from auxilium_rl.core.errors import InvalidRequest
+from auxilium_rl.core.experience.episode_rows import episode_number
 from auxilium_rl.core.experience.feed import Piece
 from auxilium_rl.core.experience.lanes import AgentLanes
 from auxilium_rl.core.experience.pushed import Pushed, seen_by
+from auxilium_rl.core.experience.replay import AgentHerReplayBuffer, EpisodeReplay
 from auxilium_rl.wire.rows import Obs, concat_rows, put, take
 
 __all__ = ["PushedOffPolicy", "check_off_policy", "store"]
@@ -31,11 +33,8 @@ def check_off_policy(model: Any) -> None:
         raise InvalidRequest.of(
             "hyperparameters.optimize_memory_usage", "true given; steps of several agents do not follow each other"
         )
-    if getattr(model, "n_steps", 1) != 1:
-        raise InvalidRequest.of(
-            "hyperparameters.n_steps",
-            f"{model.n_steps} given; 1 is accepted: steps of several agents stand side by side",
-        )
+    if getattr(model, "n_steps", 1) != 1:  # it is told where ``replay_arguments`` are
+        raise InvalidRequest.of("hyperparameters.n_steps", f"{model.n_steps} given to a buffer that knows no agents")
 
 
 class PushedOffPolicy(Pushed, OffPolicyAlgorithm):
@@ -58,6 +57,7 @@ class PushedOffPolicy(Pushed, OffPolicyAlgorithm):
         pieces = lanes.feed.take(train_freq.frequency)
         lanes.came()
         store(self, replay_buffer, pieces)
+        self._store_aside(replay_buffer)
         self.num_timesteps += train_freq.frequency
         callback.update_locals(locals())
         callback.on_step()
@@ -72,6 +72,19 @@ class PushedOffPolicy(Pushed, OffPolicyAlgorithm):
                 self.dump_logs()
         callback.on_rollout_end()
         return RolloutReturn(train_freq.frequency, ended, True)
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """See SB3; hindsight begins with the first episode that ended."""
+        if not isinstance(self.replay_buffer, AgentHerReplayBuffer) or self.replay_buffer.can_sample:
+            super().train(gradient_steps, batch_size)
+
+    def _store_aside(self, buffer: ReplayBuffer) -> None:
+        """Put what came for other buffers into them; how much they hold is told with the run's metrics."""
+        if isinstance(buffer, EpisodeReplay):
+            for name, pieces in self.lanes.feed.aside():
+                store(self, buffer.others[name], pieces)
+            for name, other in buffer.others.items():
+                self.logger.record(f"experience/{name}", ReplayBuffer.size(other))
 
 
 def store(model: OffPolicyAlgorithm, buffer: ReplayBuffer, pieces: list[Piece]) -> None:
@@ -95,6 +108,10 @@ def store(model: OffPolicyAlgorithm, buffer: ReplayBuffer, pieces: list[Piece]) 
         buffer.timeouts[where, 0] = timeouts[kept]
     buffer.full = buffer.full or buffer.pos + count >= size
     buffer.pos = (buffer.pos + count) % size
+    if isinstance(buffer, EpisodeReplay):
+        numbers = [np.full(piece.count, episode_number(*piece.key), np.uint64) for piece in pieces]
+        steps = np.concatenate([piece.start + np.arange(piece.count) for piece in pieces])
+        buffer.wrote(where, np.concatenate(numbers)[kept], steps[kept], dones[kept] > 0)
 
 
 def _following(observations: Obs, pieces: list[Piece], ends: npt.NDArray[np.int64]) -> Obs:

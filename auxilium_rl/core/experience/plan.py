@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from auxilium_rl.core.dto import EnvironmentSource, ExperiencePlan
+from auxilium_rl.core.experience.replay_plan import check_replay
 from auxilium_rl.core.violations import Violations
 
 if TYPE_CHECKING:
@@ -44,12 +45,15 @@ def resolve_experience(request: StartRequest, source: EnvironmentSource | None) 
     )
     plan = given or ExperiencePlan(max_staleness=-1, publish_seconds=0.0)
     _check(found, plan, on_policy, given_staleness=plan.max_staleness != -1)
+    check_replay(found, plan, request.hyperparameters, source.contract, on_policy=on_policy)
     found.settle()
     drops = on_policy and not plan.synchronous
     return ExperiencePlan(
         plan.synchronous,
         _STALENESS if drops and plan.max_staleness == -1 else plan.max_staleness,
         0.0 if on_policy else plan.publish_seconds or _SECONDS,
+        plan.buffers,
+        plan.hindsight,
     )
 
 

@@ -22,7 +22,13 @@ class Pushed(BaseAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         # What is left in ``__dict__`` would be pickled into every zip.
-        return [*super()._excluded_save_params(), "lanes", "has_begun"]
+        return [
+            *super()._excluded_save_params(),
+            "lanes",
+            "has_begun",
+            "replay_buffer_class",
+            "replay_buffer_kwargs",
+        ]
 
     def begin(self, callback: BaseCallback) -> None:
         """A rollout begins: a learning boundary. Before the first one the run says that it is there."""

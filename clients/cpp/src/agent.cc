@@ -233,8 +233,12 @@ class Agent::Impl {
     *join.mutable_observation() = internal::message_of(observation_);
     *join.mutable_action() = internal::message_of(action_);
     join.set_mask_len(static_cast<int>(mask_len_));
+    join.set_buffer(buffer());
     return join;
   }
+
+  // As messages have it.
+  std::string buffer() const { return config_.buffer == "online" ? "" : config_.buffer; }
 
   // The run of the experiment: whoever asks first starts it, the others get the same one.
   std::string started(steady_clock::time_point until) {
@@ -459,6 +463,7 @@ class Agent::Impl {
     if (held_.empty()) take(force);  // what could not be packed last time is tried again, before what came after it
     if (held_.empty()) return false;
     v1::Chunk chunk = internal::pack(outbox_.next_seq(), held_, action_, mask_len_);
+    chunk.set_buffer(buffer());
     const bool more = chunk.count() >= config_.chunk_steps || force;
     outbox_.put(std::move(chunk));
     held_.clear();

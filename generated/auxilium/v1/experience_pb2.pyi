@@ -63,6 +63,7 @@ class Join(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     MASK_LEN_FIELD_NUMBER: _builtins.int
     NEXT_SEQ_FIELD_NUMBER: _builtins.int
+    BUFFER_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     agent_id: _builtins.str
     """unique within the run; 1 to 128 printable characters"""
@@ -72,6 +73,8 @@ class Join(_message.Message):
     """0: there are no masks"""
     next_seq: _builtins.int
     """the lowest chunk that it still holds; 0: 1"""
+    buffer: _builtins.str
+    """of the run's replay buffers, into which its steps go; empty: "online" """
     @_builtins.property
     def observation(self) -> _simulation_pb2.Space: ...
     @_builtins.property
@@ -86,10 +89,11 @@ class Join(_message.Message):
         action: _simulation_pb2.Space | None = ...,
         mask_len: _builtins.int = ...,
         next_seq: _builtins.int = ...,
+        buffer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "observation", b"observation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "agent_id", b"agent_id", "incarnation", b"incarnation", "mask_len", b"mask_len", "next_seq", b"next_seq", "observation", b"observation", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "agent_id", b"agent_id", "buffer", b"buffer", "incarnation", b"incarnation", "mask_len", b"mask_len", "next_seq", b"next_seq", "observation", b"observation", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -183,6 +187,7 @@ class Chunk(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     MASKS_FIELD_NUMBER: _builtins.int
     ZSTD_FIELD_NUMBER: _builtins.int
+    BUFFER_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """1, 2, 3, … within the incarnation"""
     count: _builtins.int
@@ -197,6 +202,8 @@ class Chunk(_message.Message):
     """`count` x mask_len bytes; empty: everything was legal"""
     zstd: _builtins.bool
     """every slab of observations and following is compressed"""
+    buffer: _builtins.str
+    """that of the join"""
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]:
         """in the order of their rows; their counts add up to `count`"""
@@ -227,10 +234,11 @@ class Chunk(_message.Message):
         values: _builtins.bytes = ...,
         masks: _builtins.bytes = ...,
         zstd: _builtins.bool = ...,
+        buffer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "following", b"following", "observations", b"observations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "count", b"count", "following", b"following", "log_probs", b"log_probs", "masks", b"masks", "observations", b"observations", "rewards", b"rewards", "seq", b"seq", "spans", b"spans", "values", b"values", "zstd", b"zstd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "buffer", b"buffer", "count", b"count", "following", b"following", "log_probs", b"log_probs", "masks", b"masks", "observations", b"observations", "rewards", b"rewards", "seq", b"seq", "spans", b"spans", "values", b"values", "zstd", b"zstd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

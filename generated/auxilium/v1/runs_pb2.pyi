@@ -305,31 +305,99 @@ class ExperiencePlan(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class BuffersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SYNCHRONOUS_FIELD_NUMBER: _builtins.int
     MAX_STALENESS_FIELD_NUMBER: _builtins.int
     PUBLISH_SECONDS_FIELD_NUMBER: _builtins.int
+    BUFFERS_FIELD_NUMBER: _builtins.int
+    HINDSIGHT_FIELD_NUMBER: _builtins.int
     synchronous: _builtins.bool
     """on-policy: agents wait for the next version after n_steps each; nothing is dropped"""
     max_staleness: _builtins.int
     """on-policy: versions that a step may be behind, else it is dropped and counted; absent: 4"""
     publish_seconds: _builtins.float
     """off-policy: a new version at most so often; 0: 0.5"""
+    @_builtins.property
+    def buffers(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """off-policy: shares of a batch by the names of buffers, "online" among them; empty: one buffer"""
+
+    @_builtins.property
+    def hindsight(self) -> Global___Hindsight:
+        """off-policy, where observations have goals; absent: none"""
+
     def __init__(
         self,
         *,
         synchronous: _builtins.bool = ...,
         max_staleness: _builtins.int | None = ...,
         publish_seconds: _builtins.float = ...,
+        buffers: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        hindsight: Global___Hindsight | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_staleness", b"_max_staleness", "max_staleness", b"max_staleness"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_staleness", b"_max_staleness", "hindsight", b"hindsight", "max_staleness", b"max_staleness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_staleness", b"_max_staleness", "max_staleness", b"max_staleness", "publish_seconds", b"publish_seconds", "synchronous", b"synchronous"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_staleness", b"_max_staleness", "buffers", b"buffers", "hindsight", b"hindsight", "max_staleness", b"max_staleness", "publish_seconds", b"publish_seconds", "synchronous", b"synchronous"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_staleness: _TypeAlias = _typing.Literal["max_staleness"]  # noqa: Y015
     _WhichOneofArgType__max_staleness: _TypeAlias = _typing.Literal["_max_staleness", b"_max_staleness"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_staleness) -> _WhichOneofReturnType__max_staleness | None: ...
 
 Global___ExperiencePlan: _TypeAlias = ExperiencePlan  # noqa: Y015
+
+@_typing.final
+class Hindsight(_message.Message):
+    """Hindsight experience replay: most steps of a batch get a goal that was achieved later. Observations are a Dict with
+    "observation", "achieved_goal" and "desired_goal"; steps are learned from when their episode has ended.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    N_SAMPLED_GOAL_FIELD_NUMBER: _builtins.int
+    GOAL_SELECTION_STRATEGY_FIELD_NUMBER: _builtins.int
+    REWARD_FIELD_NUMBER: _builtins.int
+    DISTANCE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    n_sampled_goal: _builtins.int
+    """steps with another goal for each with its own; 0: 4"""
+    goal_selection_strategy: _builtins.str
+    """"future", "final", "episode"; empty: future"""
+    reward: _builtins.str
+    """of having achieved one goal when another was desired: "sparse" (0 within the threshold, else -1), "dense" (minus the distance); empty: sparse"""
+    distance_threshold: _builtins.float
+    """of sparse; 0: 0.05"""
+    def __init__(
+        self,
+        *,
+        n_sampled_goal: _builtins.int = ...,
+        goal_selection_strategy: _builtins.str = ...,
+        reward: _builtins.str = ...,
+        distance_threshold: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distance_threshold", b"distance_threshold", "goal_selection_strategy", b"goal_selection_strategy", "n_sampled_goal", b"n_sampled_goal", "reward", b"reward"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hindsight: _TypeAlias = Hindsight  # noqa: Y015
 
 @_typing.final
 class EvaluationPlan(_message.Message):

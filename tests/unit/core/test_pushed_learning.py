@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from datetime import datetime, timezone
 from pathlib import Path
@@ -44,6 +45,18 @@ CASES: list[tuple[str, Any, str, int, dict[str, Any]]] = [
 ]
 
 
+def row_of(rows: Any, lane: int) -> Any:
+    """What one lane saw, which stays."""
+    return {key: leaf[lane].copy() for key, leaf in rows.items()} if isinstance(rows, dict) else rows[lane].copy()
+
+
+def stacked(rows: list[Any], like: Any) -> Any:
+    """Rows as a chunk has them; there may be none."""
+    if isinstance(like, dict):
+        return {key: stacked([row[key] for row in rows], leaf) for key, leaf in like.items()}
+    return np.array(rows, np.float32).reshape(len(rows), *like.shape)
+
+
 class Recorder(VecEnvWrapper):
     """Notes what each lane experienced."""
 
@@ -63,8 +76,9 @@ class Recorder(VecEnvWrapper):
         seen, rewards, dones, infos = self.venv.step_wait()
         for lane, info in enumerate(infos):
             cut = bool(info.get("TimeLimit.truncated", False))
-            after = info["terminal_observation"] if dones[lane] else seen[lane]
-            step = self.seen[lane].copy(), self.actions[lane], float(rewards[lane]), dones[lane] and not cut, cut, after
+            before, now = row_of(self.seen, lane), row_of(seen, lane)
+            after = info["terminal_observation"] if dones[lane] else now
+            step = before, self.actions[lane], float(rewards[lane]), dones[lane] and not cut, cut, after
             self.steps[lane].append(step)
         self.seen = seen
         return seen, rewards.copy(), dones, infos
@@ -93,8 +107,8 @@ class SameDraws(BaseCallback):
 class Agent:
     """Sends what one lane experienced in chunks of 10 steps."""
 
-    def __init__(self, codec: ChunkCodec, log: SegmentLog, name: str) -> None:
-        self._codec, self._log, self._name = codec, log, name
+    def __init__(self, codec: ChunkCodec, log: SegmentLog, name: str, buffer: str = "") -> None:
+        self._codec, self._log, self._name, self._buffer = codec, log, name, buffer
         self._seq, self._episode, self._start = 0, 0, 0
 
     def push(self, steps: list[tuple[Any, ...]], columns: dict[str, Any]) -> None:
@@ -116,21 +130,30 @@ class Agent:
         experience = Experience(
             len(part),
             spans,
-            np.array([step[0] for step in part]),
-            np.array(following, np.float32).reshape(len(following), *part[0][0].shape),
+            stacked([step[0] for step in part], part[0][0]),
+            stacked(following, part[0][0]),
             columns["actions"] if "actions" in columns else np.array([step[1] for step in part]),
             np.array([step[2] for step in part], np.float32),
             columns.get("log_probs"),
             columns.get("values"),
         )
-        chunk = self._codec.encode(self._seq, experience)
+        chunk = self._codec.encode(self._seq, experience, buffer=self._buffer)
         self._codec.decode(chunk)
         self._log.append(Record(self._name, "1", self._seq, chunk.SerializeToString()), lambda failed: None)
 
 
-def theirs(make: Any, env_id: str, lanes: int, hyperparameters: dict[str, Any], total: int) -> tuple[Any, Any, Any]:
-    env = Recorder(VecMonitor(DummyVecEnv([lambda: TimeLimit(gymnasium.make(env_id).unwrapped, 13)] * lanes)))
-    model = make("MlpPolicy", env, seed=3, device="cpu", **deepcopy(hyperparameters))
+def theirs(
+    make: Any,
+    env_id: str,
+    lanes: int,
+    hyperparameters: dict[str, Any],
+    total: int,
+    made: Callable[[], Any] | None = None,
+    policy: str = "MlpPolicy",
+) -> tuple[Any, Any, Any]:
+    one = made or (lambda: gymnasium.make(env_id).unwrapped)
+    env = Recorder(VecMonitor(DummyVecEnv([lambda: TimeLimit(one(), 13)] * lanes)))
+    model = make(policy, env, seed=3, device="cpu", **deepcopy(hyperparameters))
     draws = SameDraws()
     model.learn(total, callback=draws)
     return model, env, draws

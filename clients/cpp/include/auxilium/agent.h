@@ -36,6 +36,7 @@ struct AgentConfig {
   int agents = 1;                           ///< Likewise: how many take part (`n_steps` x `agents` is a rollout).
   bool synchronous = false;                 ///< Likewise: act `n_steps` with one version, then wait for the next.
   std::optional<int> max_staleness;         ///< Likewise: versions that a step may be behind.
+  std::string buffer;                       ///< Of the run's replay buffers; empty: its own, whose steps count.
   std::optional<std::int64_t> seed;         ///< Of the run and of this agent's random numbers; none: drawn.
   bool masked = false;                      ///< Whether (discrete) actions have masks.
   bool explore = true;                      ///< False: the best action is taken, and nothing is sent.
