@@ -37,3 +37,18 @@ def test_a_scheduler_that_learns_which_job_goes_next(server: Server, tmp_path: P
     (run,) = server.client.runs(experiment_id="scheduling")
     assert run.algorithm == "ppo"
     server.client.run(run.run_id).stop(immediate=True)
+
+
+def test_an_actor_and_a_learner_that_do_not_wait_for_each_other() -> None:
+    program = [sys.executable, str(ROOT / "examples" / "agents" / "actor_learner.py"), "both"]
+    options = ["--steps", "1000", "--rate", "500", "--demonstrations", "2", "--evaluate", "2"]
+    done = subprocess.run([*program, *options], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "400 transitions of demonstrations" in done.stdout
+    found = re.search(r"sent ([\d,]+) transitions, ([\d,]+) are stored; ([\d,]+) networks came", done.stdout)
+    assert found is not None, done.stdout
+    assert found[1] == found[2] == "1,000"
+    assert int(found[3]) > 1  # the one before it learned, and one that had learned
+    assert re.search(r"^ +1,000 ", done.stdout, re.MULTILINE), done.stdout
+    assert done.stdout.count("mean return ") == 4
+    assert not re.search("error|Traceback", done.stderr), done.stderr
