@@ -146,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="LunarLander with agents in processes of their own.")
     parser.add_argument("address", nargs="?", default="127.0.0.1:50051")
     parser.add_argument("--agents", type=int, nargs="+", default=[4], help="one number, or several to be compared")
-    parser.add_argument("--steps", type=int, default=500_000, help="of all agents together")
+    parser.add_argument("--steps", type=int, default=1_000_000, help="of all agents together")
     parser.add_argument("--rollout", type=int, default=1024, help="steps of an agent with one version")
     parser.add_argument("--plot", type=Path, help="PNG that is written")
     parser.add_argument("--experiment", default=f"lander-{uuid.uuid4().hex[:6]}")
