@@ -101,19 +101,13 @@ def bench() -> None:
     python("-m", "bench")
 
 
-def soak() -> None:
-    """Whole trainings, with what LunarLander needs."""
-    python("-m", "pip", "install", "--quiet", "--requirement", str(ROOT / "soak" / "requirements.txt"))
-    python("-m", "soak")
-
-
 COMMANDS = {
     "setup": lambda: None,
     "demo": lambda: python("examples/cartpole/demo.py"),
     "check": check,
     "test": test,
     "bench": bench,
-    "soak": soak,
+    "soak": lambda: python("-m", "soak"),
     "proto": lambda: python("scripts/build_stubs.py"),
     "faults": lambda: python("-m", "pytest", *FAULTS, "--long", "--timeout=3600"),
 }
