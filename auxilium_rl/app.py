@@ -117,7 +117,8 @@ class Application:
         self._build_policies(store, registry)
         lineage = Lineage(self.orchestrator, self._run_deleted)
         versions = SqlPolicyRegistry(self._engine), self._policy_store
-        self._housekeeping = Housekeeping(registry, store, lineage, _retention(settings), versions)
+        logs = self._experience_logs = SegmentLogs(settings.experience_folder, self._lock.place)
+        self._housekeeping = Housekeeping(registry, store, lineage, _retention(settings), versions, experience=logs)
         self.orchestrator.on_run_ended = self._run_ended
         self._health = HealthMonitor(
             SERVICES,
@@ -128,7 +129,7 @@ class Application:
         self._hub = ExperienceHub(
             registry,
             SqlAgentRegistry(self._engine),
-            SegmentLogs(settings.experience_folder, self._lock.place),
+            logs,
             self.orchestrator.owner,
             settings.max_agents,
         )
@@ -259,8 +260,8 @@ class Application:
         self._acting.forget(run_id)
         self._policies.run_deleted(run_id)
         self._hub.forget(run_id)
-        for folder in (self._settings.logs_folder, self._settings.experience_folder):
-            shutil.rmtree(folder / run_id, ignore_errors=True)
+        shutil.rmtree(self._settings.logs_folder / run_id, ignore_errors=True)
+        self._experience_logs.remove(run_id)
 
     def _run_ended(self) -> None:
         self._closer.wake()

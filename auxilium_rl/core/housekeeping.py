@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
@@ -11,6 +12,7 @@ import structlog
 
 from auxilium_rl.core.dto import Run
 from auxilium_rl.core.errors import AuxiliumError, FieldViolation, InvalidRequest, RunInUse, RunNotFound
+from auxilium_rl.core.experience.ports import ExperienceLogs
 from auxilium_rl.core.lineage import Lineage
 from auxilium_rl.core.ports import ModelStore, PolicyRegistry, PolicyStore, RunRegistry
 from auxilium_rl.core.states import TERMINAL, RunState
@@ -68,6 +70,7 @@ class Housekeeping:
     Args:
         retention: of what is collected by itself.
         policies: where versions are recorded, and where their files lie; None: they are not looked at.
+        experience: what agents pushed; None: it is not looked at.
     """
 
     def __init__(
@@ -78,11 +81,12 @@ class Housekeeping:
         retention: Retention = Retention(),
         policies: tuple[PolicyRegistry, PolicyStore] | None = None,
         interval: float = 3600.0,
+        experience: ExperienceLogs | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
         self._registry, self._store, self._lineage = registry, store, lineage
         self._retention, self._interval, self._clock = retention, interval, clock
-        self._policies = policies
+        self._policies, self._experience = policies, experience
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="housekeeping", daemon=True)
 
@@ -111,6 +115,7 @@ class Housekeeping:
             *self._runs(retention, dry_run),
             *self._strays(dry_run, unknown_runs),
             *(self._versions(dry_run) if unknown_runs else ()),
+            *(self._experiences(dry_run) if unknown_runs else ()),
         ]
 
     def _loop(self) -> None:
@@ -192,6 +197,20 @@ class Housekeeping:
             if not dry_run:
                 store.remove(path)
             yield Garbage("version", "", path, size, "it was never recorded")
+
+    def _experiences(self, dry_run: bool) -> Iterator[Garbage]:
+        """What agents pushed to runs that this database does not know: only a person may say that it goes."""
+        logs = self._experience
+        for run_id in logs.run_ids() if logs is not None else ():
+            with suppress(RunNotFound):
+                self._registry.get(run_id)
+                continue
+            assert logs is not None
+            found = logs.stray(run_id, _YOUNG)
+            if found is not None:
+                if not dry_run:
+                    logs.remove(run_id)
+                yield Garbage("experience", run_id, *found, "there is no such run")
 
 
 def _score(run: Run) -> float | None:

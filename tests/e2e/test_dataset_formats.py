@@ -219,8 +219,7 @@ def test_a_full_disk(server: Server, masked: Any, tmp_path: Path, monkeypatch: p
 
 def tensorflow(*command: str, server: Server | None = None) -> str:
     if not PYTHON.exists():
-        why = f"{PYTHON} is not there; `make test` makes it of tests/requirements-rlds.txt"
-        pytest.fail(why) if os.environ.get("AUXILIUM_ALL_LANGUAGES") else pytest.skip(why)
+        pytest.fail(f"{PYTHON} is not there; `make faults` makes it of tests/requirements-rlds.txt")
     env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": str(ROOT)}
     if server is not None:
         env["AUXILIUM_ADDRESS"] = server.address
@@ -267,6 +266,7 @@ def compare_steps(episode: Any, expected: Any, observation: Any, action: Any) ->
     assert episode["final_observation_seen"] == (len(expected["seen"]) == count + 1)
 
 
+@pytest.mark.long  # TensorFlow is two gigabytes
 def test_rlds(server: Server, masked: Any, tmp_path: Path) -> None:
     run, expected = masked
     found = of_rlds(server, run.run_id, tmp_path / "rlds")
@@ -275,6 +275,7 @@ def test_rlds(server: Server, masked: Any, tmp_path: Path) -> None:
         assert [step["mask"] for step in episode["steps"]] == [*expect["masks"], [True] * 3]
 
 
+@pytest.mark.long
 def test_rlds_of_boxes(server: Server, boxes: Any, tmp_path: Path) -> None:
     run, expected = boxes
     action = spaces.Box(-0.1, 0.2, (2,), np.float64)

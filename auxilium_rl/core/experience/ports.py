@@ -57,6 +57,17 @@ class ExperienceLogs(Protocol):
     def reader(self, run_id: str) -> ExperienceReader:
         """Reads what all servers took for a run, from its beginning."""
 
+    def run_ids(self) -> Sequence[str]:
+        """Of which anything is there."""
+
+    def stray(self, run_id: str, age: float) -> tuple[str, int] | None:
+        """Where the experience of a run lies that nobody knows, and how many bytes; None: it changed within ``age``
+        seconds.
+        """
+
+    def remove(self, run_id: str) -> None:
+        """All of a run."""
+
 
 class ExperienceReader(Protocol):
     """All chunks of a run, those of every server, each once; in the order in which one server stored them."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
+from auxilium_rl.core.dto import is_run_id
 from auxilium_rl.core.errors import StoreUnavailable
 from auxilium_rl.core.experience.ports import ExperienceLog, ExperienceReader, Record
 from auxilium_rl.infra.atomic_files import disk_errors, fsync_folder
@@ -201,3 +204,24 @@ class SegmentLogs:
     def reader(self, run_id: str) -> ExperienceReader:
         """See ``ExperienceLogs``."""
         return SegmentReader(self._root / run_id)
+
+    def run_ids(self) -> Sequence[str]:
+        """See ``ExperienceLogs``; only what is named as a run's id is."""
+        if not self._root.is_dir():
+            return ()
+        return sorted(path.name for path in self._root.iterdir() if path.is_dir() and is_run_id(path.name))
+
+    def stray(self, run_id: str, age: float) -> tuple[str, int] | None:
+        """See ``ExperienceLogs``."""
+        folder, size, newest = self._root / run_id, 0, 0.0
+        for path in (folder, *folder.rglob("*")):
+            try:
+                found = path.stat()
+            except FileNotFoundError:  # somebody removes it just now
+                continue
+            newest, size = max(newest, found.st_mtime), size + (found.st_size if path.is_file() else 0)
+        return (str(folder), size) if newest < time.time() - age else None
+
+    def remove(self, run_id: str) -> None:
+        """See ``ExperienceLogs``."""
+        shutil.rmtree(self._root / run_id, ignore_errors=True)

@@ -819,7 +819,7 @@ class Garbage(_message.Message):
     BYTES_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """"run", "checkpoint" or "version" (files without a row), "files" (of no run)"""
+    """"run", "checkpoint" or "version" (files without a row), "files" and "experience" (of no run)"""
     run_id: _builtins.str
     path: _builtins.str
     """empty for runs"""

@@ -17,6 +17,7 @@ from auxilium_rl.core.errors import InvalidRequest
 from auxilium_rl.core.housekeeping import Housekeeping, Retention
 from auxilium_rl.core.lineage import Lineage
 from auxilium_rl.core.states import RunState
+from auxilium_rl.infra.experience.log import SegmentLogs
 from auxilium_rl.infra.model_store import ModelStore
 from auxilium_rl.infra.policy_store import PolicyStore
 from auxilium_rl.infra.sql.database import migrate, open_database
@@ -135,4 +136,28 @@ def test_what_is_no_run_is_nobodys_garbage(tmp_path: Path) -> None:
         "logs",
         "policies",
     ]
+    engine.dispose()
+
+
+def test_experience_of_runs_that_nobody_knows(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path / 'house.db'}")
+    migrate(engine)
+    runs, models = SqlRunRegistry(engine), ModelStore(tmp_path / "m", tmp_path / "c")
+    known, gone, young = "a" * 32, "b" * 32, "c" * 32
+    runs.create(known, SPEC)
+    logs = SegmentLogs(tmp_path / "experience", "here")
+    for run_id in (known, gone, young):
+        logs.open(run_id).close()
+    (tmp_path / "experience" / "notes").mkdir()
+    for run_id in (known, gone):
+        for path in (tmp_path / "experience" / run_id, *(tmp_path / "experience" / run_id).rglob("*")):
+            os.utime(path, (1, 1))
+    orchestrator = cast(Any, SimpleNamespace(registry=runs, model_store=models))
+    keeping = Housekeeping(runs, models, Lineage(orchestrator), experience=logs)
+    for dry_run in (True, False):
+        (found,) = keeping.collect(Retention(), dry_run=dry_run)
+        assert (found.kind, found.run_id, found.path) == ("experience", gone, str(tmp_path / "experience" / gone))
+        assert Path(found.path).exists() is dry_run
+    assert keeping.collect(Retention()) == []
+    assert sorted(path.name for path in (tmp_path / "experience").iterdir()) == [known, young, "notes"]
     engine.dispose()
