@@ -109,9 +109,11 @@ class TrajectoryIndex:
 
     def restore(self, slots: _Ints, numbers: _Ints, ended: npt.NDArray[np.bool_], names: Sequence[Name]) -> None:
         """What ``taken`` gave, into a new index. Raises ValueError: it cannot have given that."""
-        counts = np.bincount(numbers, minlength=len(names)) if numbers.size else np.zeros(len(names), np.int64)
+        if numbers.min(initial=0) < 0 or numbers.max(initial=-1) >= len(names):
+            raise ValueError("the trajectories do not fit the steps")
+        counts = np.bincount(numbers, minlength=len(names))
         still = [name for name, over in zip(names, ended.tolist(), strict=True) if not over]
-        if counts.size != len(names) or (counts == 0).any() or len(set(still)) != len(still):
+        if (counts == 0).any() or len(set(still)) != len(still):
             raise ValueError("the trajectories do not fit the steps")
         rows = np.arange(1, len(names) + 1)
         self._rows, self._slots = len(names), int(slots.max(initial=-1)) + 1
