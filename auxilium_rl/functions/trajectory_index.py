@@ -146,7 +146,7 @@ class TrajectoryIndex:
         if self._used + room > self._order.size:
             oldest_first = np.r_[slot + 1 : self._slots, 0:slot]
             self._pack(oldest_first[self._row[oldest_first] > 0])
-            if count:  # packed, it has room again
+            if count:  # packed, it is open and has room again
                 return
         old, new = int(self._start[row]) + first, self._used
         self._order[new : new + count] = self._order[old : old + count]
