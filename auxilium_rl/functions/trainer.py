@@ -104,6 +104,17 @@ class DataStoreBase:
         for data in batch_data:
             self.insert(data)
 
+    def batch_insert_from(self, source: str, batch_data: Iterable[Any], *, continues: bool = True) -> None:
+        """Add items that one client of a ``TrainerServer`` sent, in its order.
+
+        A store that keeps together what belongs together says here what it does with it; others need not.
+
+        Args:
+            source: the client, of this start; another one's items may come in between.
+            continues: they follow its last ones. Else some were lost, or these are its first.
+        """
+        self.batch_insert(batch_data)
+
 
 class QueuedDataStore(DataStoreBase):
     """A queue; when it is full the oldest item goes."""
@@ -225,7 +236,7 @@ class TrainerServer(_Stores):
         with self._storing:
             known = self._last.get((store, source), -1)
             fresh = data[max(known + 1 - first, 0) :]
-            self._known(store).batch_insert(fresh)
+            self._known(store).batch_insert_from(source, fresh, continues=known >= 0 and first <= known + 1)
             last = max(known, first + len(data) - 1)
             self._last[store, source] = last
         if fresh and self._on_data is not None:
