@@ -30,7 +30,8 @@ class AgentConfig:
         max_staleness: on-policy: versions that a step may be behind; None: the server's default.
         buffer: of the run's replay buffers, into which its steps go; empty: the run's own, whose steps count.
         explore: False: the best action is taken, and nothing is sent.
-        noise: exploration of TD3 and DDPG, in units of half of the action's range.
+        noise: exploration of TD3 and DDPG, in units of half of the action's range; None: that of the run's
+            ``action_noise``, or 0.1 where it has none.
         chunk_steps, chunk_bytes, chunk_seconds: what was experienced is sent after so much of it, or so long.
         queue_steps: steps that may wait to be sent; beyond them ``overflow`` says what happens.
         overflow: ``wait``: acting waits; ``spill``: they go to files in ``spill_dir``, which a restarted agent sends.
@@ -52,7 +53,7 @@ class AgentConfig:
     max_staleness: int | None = None
     buffer: str = ""
     explore: bool = True
-    noise: float = 0.1
+    noise: float | None = None
     chunk_steps: int = 512
     chunk_bytes: int = 1 << 20
     chunk_seconds: float = 0.25
@@ -72,6 +73,8 @@ class AgentConfig:
             wrong["queue_steps"] = f"{self.queue_steps!r:.80} given; at least chunk_steps is accepted"
         for name in ("chunk_seconds", "noise", "join_seconds"):
             value = getattr(self, name)
+            if value is None and name == "noise":
+                continue
             if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
                 wrong[name] = f"{value!r:.80} given; 0 or more is accepted"
         if self.overflow not in {"wait", "spill"}:

@@ -19,6 +19,7 @@ import torch
 from gymnasium import spaces
 from onnx import numpy_helper
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, unwrap_vec_wrapper
 from torch import nn
 
@@ -124,6 +125,10 @@ class PolicyArtifact:
         }
         if self._actor.distribution == "epsilon_greedy":
             described["exploration_rate"] = float(self._model.exploration_rate)  # type: ignore[attr-defined]
+        noise: Any = getattr(self._model, "action_noise", None)
+        noise = getattr(noise, "base_noise", noise)  # of several lanes
+        if isinstance(noise, NormalActionNoise):
+            described["noise"] = float(noise._sigma[0])
         if "log_std" in self._actor_ends()[1]:
             described["outputs"]["log_std"] = {"shape": [None, *_action_shape(action)], "dtype": "float32"}
         network = network_of(self._actor) if stack is None else None

@@ -23,6 +23,7 @@ __all__ = ["Drawn", "Sampler", "SplitMix64"]
 _WORD = (1 << 64) - 1
 _FEW = 16
 """So many choices are weighed faster by Python's own numbers than by NumPy."""
+_NOISE = 0.1
 _EPSILON = 1e-6
 """Of SAC's squashed Gaussian; source: Stable-Baselines3's ``SquashedDiagGaussianDistribution``."""
 
@@ -69,15 +70,15 @@ class Sampler:
 
     Args:
         noise: deviation of the noise on the actions of a policy that has none of its own (TD3, DDPG), in units of half
-            of the Box's range.
+            of the Box's range; None: as the policy's run has it, or 0.1.
     """
 
-    def __init__(self, graph: bytes, description: dict[str, Any], noise: float = 0.0) -> None:
+    def __init__(self, graph: bytes, description: dict[str, Any], noise: float | None = None) -> None:
         action = description["action_space"]
         self._kind = description.get("distribution", "none")
         self._discrete = action["type"] == "Discrete"
         self._epsilon = float(description.get("exploration_rate", 0.0))
-        self._noise = noise
+        self._noise = float(description.get("noise", _NOISE)) if noise is None else noise
         self.remembers = description.get("frame_stack", 1) > 1 or "state" in description
         if self.remembers:
             raise Refused("policy", "it remembers; agents act with policies that see one observation")

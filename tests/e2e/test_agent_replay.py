@@ -96,6 +96,13 @@ def test_hindsight(server: Server) -> None:
         ("sac", {"hindsight": Hindsight(4, "best")}, {}, "'best' given; future, final, episode are accepted"),
         ("sac", {"hindsight": Hindsight(4, "final", "kind")}, {}, "'kind' given; sparse, dense are accepted"),
         ("sac", {"hindsight": Hindsight(distance_threshold=-1)}, {}, "-1 given; a number above 0 is accepted"),
+        ("sac", {}, {"action_noise": {"type": "normal", "sigma": 0.1}}, "agents add normal noise, for ddpg and td3"),
+        (
+            "td3",
+            {},
+            {"action_noise": {"type": "ornstein_uhlenbeck", "sigma": 0.1}},
+            "'ornstein_uhlenbeck' given for td3",
+        ),
         ("sac", {"hindsight": Hindsight()}, {"n_steps": 3}, "hyperparameters.n_steps: 3 given; with hindsight 1"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from auxilium_rl.core.dto import EnvironmentSource, ExperiencePlan
@@ -18,6 +19,7 @@ AGENTS = "agents"
 """The ``uri`` of runs that learn from what agents push."""
 ON_POLICY = ("a2c", "maskable_ppo", "ppo")
 _OFF_POLICY = ("ddpg", "dqn", "qrdqn", "sac", "td3", "tqc")
+_NOISY = ("ddpg", "td3")
 _STALENESS, _SECONDS = 4, 0.5
 _MAX_STALENESS = 2**31 - 1
 
@@ -45,6 +47,7 @@ def resolve_experience(request: StartRequest, source: EnvironmentSource | None) 
     )
     plan = given or ExperiencePlan(max_staleness=-1, publish_seconds=0.0)
     _check(found, plan, on_policy, given_staleness=plan.max_staleness != -1)
+    _check_noise(found, request)
     check_replay(found, plan, request.hyperparameters, source.contract, on_policy=on_policy)
     found.settle()
     drops = on_policy and not plan.synchronous
@@ -54,6 +57,19 @@ def resolve_experience(request: StartRequest, source: EnvironmentSource | None) 
         0.0 if on_policy else plan.publish_seconds or _SECONDS,
         plan.buffers,
         plan.hindsight,
+    )
+
+
+def _check_noise(found: Violations, request: StartRequest) -> None:
+    """Agents add it; it comes to them with the policy."""
+    noise = request.hyperparameters.get("action_noise")
+    if noise is None:
+        return
+    kind = noise.get("type") if isinstance(noise, Mapping) else noise
+    found.require(
+        request.algorithm in _NOISY and kind == "normal",
+        "hyperparameters.action_noise",
+        f"{kind!r:.80} given for {request.algorithm}; agents add normal noise, for {' and '.join(_NOISY)}",
     )
 
 

@@ -66,7 +66,7 @@ void check(const Space& observation, const Space& action, const AgentConfig& con
   at_least("chunk_seconds", config.chunk_seconds.count(), 0.0);
   at_least("join_seconds", config.join_seconds.count(), 0.0);
   at_least("call_seconds", config.call_seconds.count(), 0.0);
-  at_least("noise", config.noise, 0.0);
+  if (config.noise) at_least("noise", *config.noise, 0.0);
   internal::parse_json(config.hyperparameters, "hyperparameters");
 }
 

@@ -95,6 +95,7 @@ Network::Network(const std::string& description, const std::string& weights) {
   if (text_of(parts, "features") != "flat") throw Refused("the policy does not see a Box of numbers");
   finish_ = chosen(kFinishes, text_of(parts, "finish"), "kind of action");
   distribution_ = chosen(kDistributions, text_of(told, "distribution"), "distribution");
+  noise_ = number_of(told, "noise", noise_);
   exploration_rate_ = number_of(told, "exploration_rate", 0);
   quantiles_ = static_cast<Eigen::Index>(number_of(parts, "quantiles", 0));
 

@@ -37,6 +37,8 @@ class Network {
   Eigen::Index outputs() const;
   Finish finish() const { return finish_; }
   Distribution distribution() const { return distribution_; }
+  // Of the run, on actions that have no noise of their own.
+  double noise() const { return noise_; }
   double exploration_rate() const { return exploration_rate_; }
 
  private:
@@ -47,6 +49,7 @@ class Network {
   Finish finish_ = Finish::kChoose;
   Distribution distribution_ = Distribution::kNone;
   double exploration_rate_ = 0;
+  double noise_ = 0.1;
 };
 
 }  // namespace auxilium::internal

@@ -30,8 +30,8 @@ Drawn numbers(std::vector<float> taken, std::vector<float> sent, double log_prob
 
 }  // namespace
 
-Sampler::Sampler(Network network, Space observation, Space action, double noise)
-    : network_(std::move(network)), action_(std::move(action)), noise_(noise) {
+Sampler::Sampler(Network network, Space observation, Space action, std::optional<double> noise)
+    : network_(std::move(network)), action_(std::move(action)), noise_(noise.value_or(network_.noise())) {
   const auto fit = [](const char* what, Eigen::Index has, std::int64_t ours) {
     if (has != ours) {
       throw Refused("the policy has " + std::to_string(has) + " " + what + "; this agent has " + std::to_string(ours));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "auxilium/space.h"
@@ -20,7 +21,8 @@ struct Drawn {
 class Sampler {
  public:
   // Throws Refused where the network's numbers are not those of the spaces.
-  Sampler(Network network, Space observation, Space action, double noise);
+  // `noise`: in halves of the range of a Box; none: as the policy says.
+  Sampler(Network network, Space observation, Space action, std::optional<double> noise);
 
   // `mask`: one for each choice, not 0: legal; empty: all are. At least one is legal.
   Drawn draw(const float* observation, const std::vector<std::uint8_t>& mask, SplitMix64& random) const;

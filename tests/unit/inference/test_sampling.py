@@ -99,3 +99,21 @@ def test_several_choices_at_once(action: Any) -> None:
     draw = one.draw(ROWS[0], SplitMix64(1))
     assert action.contains(np.asarray(draw.sent, action.dtype))
     assert draw.log_prob < 0
+
+
+def test_noise_comes_with_the_policy() -> None:
+    """Stable-Baselines3's own is on actions from -1 to 1, which is in halves of the Box's range."""
+    noisy = {**OFF, "action_noise": {"type": "normal", "sigma": 0.02}}
+    rows = np.tile(ROWS[:1], (400, 1))
+    for hyperparameters, given, expected in (
+        (noisy, None, 0.02),
+        (noisy, 0.05, 0.05),
+        (OFF, None, 0.1),
+        (OFF, 0.0, 0.0),
+    ):
+        _, one = sampler("td3", CONTINUOUS, hyperparameters, noise=given)
+        rng = SplitMix64(1)
+        drawn = np.array([one.draw(row, rng).sent for row in rows]) - one.best(rows[0]).sent
+        half = 0.5 * (CONTINUOUS.high - CONTINUOUS.low)
+        inside = np.abs(drawn / half) < 3 * max(expected, 1e-9)
+        assert np.std(drawn / half, axis=0)[inside.any(axis=0)] == pytest.approx(expected, abs=0.3 * expected + 1e-6)

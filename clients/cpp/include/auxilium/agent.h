@@ -40,7 +40,7 @@ struct AgentConfig {
   std::optional<std::int64_t> seed;         ///< Of the run and of this agent's random numbers; none: drawn.
   bool masked = false;                      ///< Whether (discrete) actions have masks.
   bool explore = true;                      ///< False: the best action is taken, and nothing is sent.
-  double noise = 0.1;                       ///< Of TD3 and DDPG, in units of half of the action's range.
+  std::optional<double> noise;              ///< Of TD3 and DDPG, in halves of the action's range; none: the run's, or 0.1.
   int chunk_steps = 512;                    ///< What was experienced is sent after so many steps,
   Seconds chunk_seconds{0.25};              ///< or so long; 0: only when there are so many, or by `flush`.
   std::int64_t queue_steps = 100'000;       ///< That may wait to be stored; beyond them acting waits, and says so.
