@@ -100,7 +100,7 @@ def test_hindsight(server: Server) -> None:
         (
             "td3",
             {},
-            {"action_noise": {"type": "ornstein_uhlenbeck", "sigma": 0.1}},
+            {"action_noise": {"type": "ornstein_uhlenbeck", "sigma": 1}},
             "'ornstein_uhlenbeck' given for td3",
         ),
         ("sac", {"hindsight": Hindsight()}, {"n_steps": 3}, "hyperparameters.n_steps: 3 given; with hindsight 1"),
