@@ -47,7 +47,7 @@ def cartpole() -> Path:
     """The C++ simulator, built."""
     need("cmake", "c++", "protoc", "grpc_cpp_plugin")
     build = ROOT / "build" / "simulator-cpp"
-    ran(["cmake", "-S", CPP, "-B", build, "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS=-O1"])
+    ran(["cmake", "-S", CPP, "-B", build, "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS_RELEASE=-O1"])
     ran(["cmake", "--build", build, "-j", str(os.cpu_count() or 1)])
     return build / "cartpole_simulator"
 
