@@ -140,11 +140,13 @@ class ExperiencePlan:
         synchronous: on-policy: agents wait for the next version after ``n_steps`` each; nothing is dropped.
         max_staleness: versions that a step may be behind; older ones are dropped and counted; -1: any number.
         publish_seconds: a new version at most so often; 0: after every rollout.
+        shards: off-policy: parts that the experience is spread over; 0: it lies in one log.
     """
 
     synchronous: bool = False
     max_staleness: int = -1
     publish_seconds: float = 0.0
+    shards: int = 0
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class PushedOffPolicy(Pushed, OffPolicyAlgorithm):
         self.begin(callback)
         pieces = lanes.feed.take(train_freq.frequency)
         lanes.came()
-        store(self, replay_buffer, pieces)
+        self.keep(replay_buffer, pieces)
         self.num_timesteps += train_freq.frequency
         callback.update_locals(locals())
         callback.on_step()
@@ -72,6 +72,10 @@ class PushedOffPolicy(Pushed, OffPolicyAlgorithm):
                 self.dump_logs()
         callback.on_rollout_end()
         return RolloutReturn(train_freq.frequency, ended, True)
+
+    def keep(self, replay_buffer: ReplayBuffer, pieces: list[Piece]) -> None:
+        """Store steps where batches are drawn from."""
+        store(self, replay_buffer, pieces)
 
 
 def store(model: OffPolicyAlgorithm, buffer: ReplayBuffer, pieces: list[Piece]) -> None:

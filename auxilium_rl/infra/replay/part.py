@@ -1,0 +1,270 @@
+"""``Part``: what one shard holds of one run, in its log and in memory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from auxilium_rl.core.errors import AuxiliumError, ModelCorrupt, StoreUnavailable
+from auxilium_rl.core.experience.ports import Record
+from auxilium_rl.core.experience.transitions import Index, Ring, Transitions, transitions_of
+from auxilium_rl.infra.atomic_files import disk_errors
+from auxilium_rl.infra.experience.log import SegmentLog
+from auxilium_rl.infra.experience.reader import SegmentReader
+from auxilium_rl.infra.replay.frames import part_folder
+from auxilium_rl.wire.agreement import spaces_of
+from auxilium_rl.wire.chunks import ChunkCodec, Experience, InvalidChunk
+from generated.auxilium.v1 import replay_pb2 as pb
+
+__all__ = ["News", "Part", "PartSpec"]
+
+_log = structlog.get_logger(__name__)
+_LOCK_SECONDS, _RETRY = 10.0, 0.02
+_TOLD = 1 << 16
+"""Spans that are kept to be told to learners."""
+
+
+@dataclass(frozen=True)
+class PartSpec:
+    """See ``OpenPart``."""
+
+    run_id: str
+    part: int
+    parts: int
+    contract: str
+    capacity: int
+    ancestors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class News:
+    """What a learner is told; ``spans`` says where to go on."""
+
+    size: int
+    steps: int
+    spans: int
+    told: list[pb.SpanTold]
+
+
+class Part:
+    """Chunks go into the log; a thread reads them from there into memory, just stored or long ago alike.
+
+    So what is in memory after a restart is what was in memory before, at the same places.
+
+    Args:
+        root: of all experience.
+
+    Raises:
+        StoreUnavailable: the folder cannot be written, or another process has it.
+    """
+
+    def __init__(self, root: Path, spec: PartSpec) -> None:
+        self.spec, self._root = spec, root
+        self._folder = root / spec.run_id / part_folder(spec.part)
+        observation, action, mask_len = spaces_of(spec.contract)
+        self._codec = ChunkCodec(observation, action, mask_len)
+        self._ring = Ring(spec.capacity, observation, action)
+        self._steps = self._spans = self._on_the_way = 0
+        self._told: deque[pb.SpanTold] = deque(maxlen=_TOLD)
+        self._changed = threading.Condition()
+        self._fresh, self._loaded, self._closed = True, False, False
+        self._failed: AuxiliumError | None = None
+        self._lock = _locked(self._folder)
+        try:
+            self._log = SegmentLog(self._folder)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._thread = threading.Thread(target=self._tend, name=f"part-{spec.part}", daemon=True)
+        self._thread.start()
+
+    # -- writing
+
+    def begin_writing(self) -> Mapping[tuple[str, str], int]:
+        """Wait until what came is stored, or is not; gives the last chunk of each incarnation. Raises StoreUnavailable.
+
+        Whoever wrote before must have been hung up on: what it sent and is not here is as if never sent.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._on_the_way)
+        if self._log.broken:
+            self._log.close()
+            self._log = SegmentLog(self._folder)
+        return self._log.durable
+
+    def append(self, record: Record, stored: Callable[[Exception | None], None]) -> None:
+        """See ``ExperienceLog``; a chunk that is stored already is not stored again."""
+        if self._log.holds(record.agent_id, record.incarnation, record.seq):
+            stored(None)
+            return
+        with self._changed:
+            self._on_the_way += 1
+
+        def done(failed: Exception | None) -> None:
+            with self._changed:
+                self._on_the_way -= 1
+                self._fresh = self._fresh or failed is None
+                self._changed.notify_all()
+            stored(failed)
+
+        self._log.append(record, done)
+
+    # -- reading
+
+    def wait_until_loaded(self) -> None:
+        """What is stored is in memory when this returns. Raises ModelCorrupt, StoreUnavailable."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._loaded or self._over())
+            self._check()
+
+    def take(self, places: Index) -> Transitions:
+        """Some transitions. Raises ModelCorrupt: there are not so many; StoreUnavailable."""
+        with self._changed:
+            self._check()
+            try:
+                return self._ring.take(places)
+            except IndexError as error:
+                raise ModelCorrupt(f"part {self.spec.part} of run '{self.spec.run_id}': {error}") from error
+
+    def news(self, known: News | None, since: int, gone: Callable[[], bool]) -> News | None:
+        """What is known, when it is more than ``known``; None: ``gone`` says so, which ``look`` makes this ask."""
+        with self._changed:
+            self._changed.wait_for(lambda: gone() or self._over() or known is None or self._steps > known.steps)
+            if gone():
+                return None
+            self._check()
+            told = list(islice(reversed(self._told), max(self._spans - since, 0)))[::-1]
+            return News(self._ring.size, self._steps, self._spans, told)
+
+    def look(self) -> None:
+        """Whoever waits for news may have gone."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Store what is on its way, and let go of folder and memory."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._log.close()
+        self._thread.join()
+        os.close(self._lock)
+
+    # -- inside
+
+    def _over(self) -> bool:
+        return self._closed or self._failed is not None
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+        if self._closed:
+            raise StoreUnavailable("the shard let go of the run")
+
+    def _tend(self) -> None:
+        try:
+            self._inherit()
+            reader = SegmentReader(self._root / self.spec.run_id, part_folder(self.spec.part))
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._fresh or self._closed)
+                    if self._closed:
+                        return
+                    self._fresh = False
+                began, before = time.perf_counter(), self._steps
+                while self._read(reader):
+                    pass
+                if not self._loaded:
+                    self._say_loaded(self._steps - before, time.perf_counter() - began)
+        except AuxiliumError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - whoever waits for this part must hear of it
+            self._fail(ModelCorrupt(f"{self._folder} cannot be read: {type(error).__name__}: {error}"))
+
+    def _inherit(self) -> None:
+        """What the ancestors experienced comes first, each chunk in the part in which it would lie here."""
+        for ancestor in self.spec.ancestors:
+            for record in SegmentReader(self._root / ancestor).read():
+                if record.seq % self.spec.parts == self.spec.part and not self._closed:
+                    chunk = self._decoded(record)
+                    with self._changed:
+                        self._ring.add(transitions_of(chunk))
+
+    def _read(self, reader: SegmentReader) -> bool:
+        found = False
+        for record in reader.read():
+            found = True
+            if self._closed:
+                return False
+            chunk = self._decoded(record)
+            rows, told = transitions_of(chunk), list(_told_of(record, chunk))
+            with self._changed:
+                self._ring.add(rows)
+                self._steps += chunk.count
+                self._spans += len(told)
+                self._told.extend(told)
+                if self._loaded:
+                    self._changed.notify_all()
+        return found
+
+    def _decoded(self, record: Record) -> Experience:
+        try:
+            return self._codec.decode(self._codec.parse(record.chunk))
+        except InvalidChunk as error:  # the server looked at it before it was stored
+            raise ModelCorrupt(f"{self._folder}: chunk {record.seq} of '{record.agent_id}': {error}") from error
+
+    def _say_loaded(self, steps: int, seconds: float) -> None:
+        with self._changed:
+            self._loaded = True
+            self._changed.notify_all()
+        spec = self.spec
+        _log.info("part_loaded", run_id=spec.run_id, part=spec.part, steps=steps, seconds=round(seconds, 3))
+
+    def _fail(self, error: AuxiliumError) -> None:
+        _log.error("part_failed", run_id=self.spec.run_id, part=self.spec.part, reason=error.message)
+        with self._changed:
+            self._failed = error
+            self._changed.notify_all()
+
+
+def _told_of(record: Record, chunk: Experience) -> Any:
+    row = 0
+    for span in chunk.spans:
+        rewards = float(chunk.rewards[row : row + span.count].sum())
+        row += span.count
+        yield pb.SpanTold(
+            agent_id=record.agent_id,
+            incarnation=record.incarnation,
+            episode=span.episode,
+            start=span.start,
+            count=span.count,
+            rewards=rewards,
+            over=span.terminated or span.truncated,
+        )
+
+
+def _locked(folder: Path) -> int:
+    """A lock that the system drops when this process dies; one that is dying is waited for. Raises StoreUnavailable."""
+    with disk_errors(f"experience cannot be stored in {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except OSError:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise StoreUnavailable(f"{folder} is held by another process") from None
+            time.sleep(_RETRY)  # locks have no event to wait for with a limit
