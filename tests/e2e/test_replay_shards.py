@@ -145,7 +145,7 @@ def test_shards_and_servers_that_are_killed(tmp_path: Path) -> None:
         assert server.client.run(run_id).status().attempt == 1
         server.process.kill()
         server.process.wait()
-        with running(tmp_path / "data", port=port, replay_shards=1, checkpoint_freq=200) as again:
+        with running(tmp_path / "data", port=port, replay_shards=0, checkpoint_freq=200) as again:
             before, pushed = updates(again, run_id), busy.steps
             until(lambda: updates(again, run_id) > before, "learning on another server")
             until(lambda: busy.agent.stored > pushed + 100, "storing on another server")

@@ -16,16 +16,20 @@ from auxilium_rl.core.experience.lanes import AgentLanes
 from auxilium_rl.core.experience.off_policy import PushedOffPolicy
 from auxilium_rl.core.experience.pushed import seen_by
 from auxilium_rl.core.experience.shards import ShardFeed, split
-from auxilium_rl.core.experience.transitions import Transitions
+from auxilium_rl.core.experience.transitions import Transitions, picked
 from auxilium_rl.wire.rows import Obs
 
 __all__ = ["PushedSharded", "ShardedReplay", "local_replay"]
+
+_AT_ONCE = 16
+"""Batches that are drawn at once, at most."""
 
 
 class ShardedReplay(ReplayBuffer):
     """A replay buffer that holds nothing: every batch is drawn from all shards, each transition as likely as another.
 
-    While a batch is learned from the next one is on its way; what is stored meanwhile is drawn one batch later.
+    All batches between two rollouts are drawn at once, and while they are learned from the next ones are on their way;
+    what is stored meanwhile is drawn by those after.
 
     Args:
         model: whose buffer it is to be.
@@ -38,7 +42,9 @@ class ShardedReplay(ReplayBuffer):
         self.optimize_memory_usage, self.handle_timeout_termination = False, True
         assert lanes.shards is not None
         self._shards, self._model, self._lanes = lanes.shards, model, lanes
-        self._asked: int | None = None
+        self._asked = 0
+        self._here: list[Transitions] = []
+        self._size = 0
 
     def add(self, *_: Any, **__: Any) -> None:
         """Refused: agents push, shards store."""
@@ -46,24 +52,28 @@ class ShardedReplay(ReplayBuffer):
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
         """``batch_size`` transitions, uniformly over all that the shards hold, with replacement."""
-        if self._asked is not None and self._asked != batch_size:  # another size than was foreseen
+        if self._size != batch_size:  # another one than was foreseen, or the first of all
+            if self._asked:
+                self._answer()
+            self._here, self._size = [], batch_size
+            self._ask()
+        if not self._here:
             self._answer()
-        if self._asked is None:
-            self._ask(batch_size)
-        rows = self._answer()
-        self._ask(batch_size)
-        return self._samples(rows)
+            self._ask()
+        return self._samples(self._here.pop())
 
-    def _answer(self) -> Transitions:
-        rows = self._shards.answer(self._lanes.hold)
+    def _answer(self) -> None:
+        rows, count, size = self._shards.answer(self._lanes.hold), self._asked, self._size
         self._lanes.came()
-        self._asked = None
-        return rows
+        mixed = np.random.permutation(count * size).reshape(count, size)  # they came shard by shard
+        self._asked, self._here = 0, [picked(rows, index) for index in mixed]
 
-    def _ask(self, count: int) -> None:
+    def _ask(self) -> None:
+        steps = self._model.gradient_steps
+        self._asked = min(steps if steps > 0 else self._model.train_freq.frequency, _AT_ONCE)
         sizes = self._shards.sizes()
-        self._shards.ask(split(np.random.randint(0, int(sizes.sum()), size=count), sizes))
-        self._asked = count
+        places = np.random.randint(0, int(sizes.sum()), size=self._asked * self._size)
+        self._shards.ask(split(places, sizes))
 
     def _samples(self, rows: Transitions) -> ReplayBufferSamples | DictReplayBufferSamples:
         actions: Any = rows.actions

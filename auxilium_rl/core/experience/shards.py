@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from auxilium_rl.core.errors import ModelCorrupt
 from auxilium_rl.core.experience.feed import Counts, Piece
 from auxilium_rl.core.experience.transitions import Index, Transitions
 
@@ -49,7 +50,7 @@ class ReplayShards(Protocol):
     def wait(self, steps: int, seconds: float) -> int:
         """Wait until so many steps are stored, but no longer than ``seconds``; gives how many are.
 
-        0: not every shard has told yet. Raises ModelCorrupt: what one stored is damaged.
+        -1: not every shard has told yet. Raises ModelCorrupt: what one stored is damaged.
         """
 
     def told(self) -> tuple[list[SpanTold], list[int]]:
@@ -94,10 +95,14 @@ class ShardFeed:
         self._unfinished: dict[tuple[str, str, int], tuple[float, int, int]] = {}
 
     def take(self, wanted: int) -> list[Piece]:
-        """Count the next ``wanted`` steps as used; waits for them. Raises as ``wait`` does, having counted nothing."""
+        """Count the next ``wanted`` steps as used; waits for them. Raises as ``wait`` does, having counted nothing;
+        ModelCorrupt: what was used before is gone.
+        """
         self.begin()
         used = self.counts.used
         while (stored := self.shards.wait(used + wanted, _SECONDS)) < used + wanted:
+            if 0 <= stored < used:
+                raise ModelCorrupt(f"the replay shards have {stored} steps; this run had used {used} of them")
             self._wait(0.0, max(stored - used, 0), wanted)
         self.counts.used += wanted
         return []

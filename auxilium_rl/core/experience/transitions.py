@@ -11,7 +11,7 @@ from auxilium_rl.wire.chunks import Experience
 from auxilium_rl.wire.rows import AnySpace, Obs, concat_rows, put, take
 from auxilium_rl.wire.spaces import counted_from_zero, leaves_of
 
-__all__ = ["Ring", "Transitions", "concat_transitions", "transitions_of"]
+__all__ = ["Ring", "Transitions", "concat_transitions", "picked", "transitions_of"]
 
 Floats = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int64]
@@ -61,6 +61,17 @@ def concat_transitions(parts: list[Transitions]) -> Transitions:
     )
 
 
+def picked(rows: Transitions, index: Index) -> Transitions:
+    """A copy of some."""
+    return Transitions(
+        take(rows.observations, index),
+        take(rows.following, index),
+        rows.actions[index],
+        rows.rewards[index],
+        rows.terminated[index],
+    )
+
+
 class Ring:
     """The newest transitions, at most ``capacity`` of them. Memory is taken as it fills.
 
@@ -70,22 +81,31 @@ class Ring:
 
     def __init__(self, capacity: int, observation: AnySpace, action: AnySpace) -> None:
         self.capacity, self.size, self._next = capacity, 0, 0
-        self._observations = _empty(capacity, observation)
-        self._following = _empty(capacity, observation)
         actions = _empty(capacity, action, action=True)
         assert not isinstance(actions, dict)
-        self._actions = actions
-        self._rewards, self._terminated = np.zeros(capacity, np.float32), np.zeros(capacity, np.float32)
+        self._rows = Transitions(
+            _empty(capacity, observation),
+            _empty(capacity, observation),
+            actions,
+            np.zeros(capacity, np.float32),
+            np.zeros(capacity, np.float32),
+        )
 
     def add(self, rows: Transitions) -> None:
         """Put some in; the oldest make room."""
         count = len(rows.rewards)
         kept = slice(max(count - self.capacity, 0), None)
         where = (self._next + np.arange(count)[kept]) % self.capacity
-        put(self._observations, where, take(rows.observations, kept))
-        put(self._following, where, take(rows.following, kept))
-        self._actions[where] = rows.actions[kept]
-        self._rewards[where], self._terminated[where] = rows.rewards[kept], rows.terminated[kept]
+        held = self._rows
+        put(held.observations, where, take(rows.observations, kept))
+        put(held.following, where, take(rows.following, kept))
+        held.actions[where] = rows.actions[kept]
+        held.rewards[where], held.terminated[where] = rows.rewards[kept], rows.terminated[kept]
+        self._next = (self._next + count) % self.capacity
+        self.size = min(self.size + count, self.capacity)
+
+    def skip(self, count: int) -> None:
+        """As ``add``, for some that nobody will ask for: as many as there is room for come after them."""
         self._next = (self._next + count) % self.capacity
         self.size = min(self.size + count, self.capacity)
 
@@ -93,13 +113,7 @@ class Ring:
         """A copy of some, by their places: 0 to below ``size``. Raises IndexError."""
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < self.size:
             raise IndexError(f"places {index.min()} to {index.max()} were asked for; there are {self.size}")
-        return Transitions(
-            take(self._observations, index),
-            take(self._following, index),
-            self._actions[index],
-            self._rewards[index],
-            self._terminated[index],
-        )
+        return picked(self._rows, index)
 
 
 def _empty(capacity: int, space: AnySpace, *, action: bool = False) -> Obs:

@@ -13,7 +13,7 @@ from auxilium_rl.core.errors import ModelCorrupt
 from auxilium_rl.core.experience.layout import Layout
 from auxilium_rl.core.experience.shards import SpanTold
 from auxilium_rl.core.experience.transitions import Index, Transitions, concat_transitions
-from auxilium_rl.infra.replay.frames import PartRefused, Shards, opening, reply_of
+from auxilium_rl.infra.replay.frames import PartRefused, Shards, frame_limit, opening, reply_of
 from auxilium_rl.wire.agreement import spaces_of
 from auxilium_rl.wire.frames import FrameSocket
 from auxilium_rl.wire.spaces import Codec, counted_from_zero
@@ -34,6 +34,8 @@ class ShardClient:
         self._changed = threading.Condition()
         self._followers = [_Follower(shards, layout, part, self._changed) for part in range(layout.parts)]
         self._lanes = [_DrawLane(shards, layout, part) for part in range(layout.parts)]
+        row = sum(leaf.row_bytes for leaf in (*self._rows.leaves, *self._rows.leaves, *self._acts.leaves)) + 8
+        self._at_once = max(frame_limit(shards.limit) // 2 // row, 1)
         self._asked: deque[list[int]] = deque()
 
     @property
@@ -73,10 +75,12 @@ class ShardClient:
 
     def ask(self, places: Sequence[Index]) -> None:
         """See ``ReplayShards``. A shard of which nothing is wanted is left alone."""
-        wanted = [part for part, mine in enumerate(places) if len(mine)]
+        wanted: list[int] = []
+        for part, mine in enumerate(places):
+            for first in range(0, len(mine), self._at_once):  # no answer is larger than a frame may be
+                self._lanes[part].ask(mine[first : first + self._at_once])
+                wanted.append(part)
         self._asked.append(wanted)
-        for part in wanted:
-            self._lanes[part].ask(places[part])
 
     def answer(self, hold: Callable[[str], None]) -> Transitions:
         """See ``ReplayShards``."""
@@ -103,7 +107,7 @@ class ShardClient:
         )
 
     def _steps(self) -> int:
-        return sum(one.steps for one in self._followers) if all(one.size >= 0 for one in self._followers) else 0
+        return sum(one.steps for one in self._followers) if all(one.size >= 0 for one in self._followers) else -1
 
     def _damaged(self) -> ModelCorrupt | None:
         return next((one.damaged for one in self._followers if one.damaged is not None), None)

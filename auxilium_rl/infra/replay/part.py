@@ -7,12 +7,13 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import structlog
 
 from auxilium_rl.core.errors import AuxiliumError, ModelCorrupt, StoreUnavailable
@@ -75,6 +76,7 @@ class Part:
         self._codec = ChunkCodec(observation, action, mask_len)
         self._ring = Ring(spec.capacity, observation, action)
         self._steps = self._spans = self._on_the_way = 0
+        self._passed = self._overtaken = 0
         self._told: deque[pb.SpanTold] = deque(maxlen=_TOLD)
         self._changed = threading.Condition()
         self._fresh, self._loaded, self._closed = True, False, False
@@ -85,6 +87,7 @@ class Part:
         except BaseException:
             os.close(self._lock)
             raise
+        self._reader = self._new_reader()
         self._thread = threading.Thread(target=self._tend, name=f"part-{spec.part}", daemon=True)
         self._thread.start()
 
@@ -173,62 +176,77 @@ class Part:
 
     def _tend(self) -> None:
         try:
-            self._inherit()
-            reader = SegmentReader(self._root / self.spec.run_id, part_folder(self.spec.part))
-            while True:
-                with self._changed:
-                    self._changed.wait_for(lambda: self._fresh or self._closed)
-                    if self._closed:
-                        return
-                    self._fresh = False
-                began, before = time.perf_counter(), self._steps
-                while self._read(reader):
-                    pass
-                if not self._loaded:
-                    self._say_loaded(self._steps - before, time.perf_counter() - began)
+            began = time.perf_counter()
+            # Of a long run most was overtaken by what came later; places are as if it had been here.
+            self._overtaken = self._count_stored() - self.spec.capacity
+            for record, own in self._records():
+                if self._closed:
+                    return
+                self._take_in(record, own=own)
+            self._say_loaded(time.perf_counter() - began)
+            while self._wait_for_more():
+                for record in self._reader.read():
+                    self._take_in(record, own=True)
         except AuxiliumError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001 - whoever waits for this part must hear of it
             self._fail(ModelCorrupt(f"{self._folder} cannot be read: {type(error).__name__}: {error}"))
 
-    def _inherit(self) -> None:
-        """What the ancestors experienced comes first, each chunk in the part in which it would lie here."""
+    def _wait_for_more(self) -> bool:
+        """Whether there is; False: nothing more is wanted."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._fresh or self._closed)
+            self._fresh = False
+            return not self._closed
+
+    def _records(self) -> Iterator[tuple[Record, bool]]:
+        """What was experienced before, the ancestors' first; then what is this run's own, which is said."""
         for ancestor in self.spec.ancestors:
             for record in SegmentReader(self._root / ancestor).read():
-                if record.seq % self.spec.parts == self.spec.part and not self._closed:
-                    chunk = self._decoded(record)
-                    with self._changed:
-                        self._ring.add(transitions_of(chunk))
+                if record.seq % self.spec.parts == self.spec.part:
+                    yield record, False
+        for record in self._reader.read():
+            yield record, True
 
-    def _read(self, reader: SegmentReader) -> bool:
-        found = False
-        for record in reader.read():
-            found = True
-            if self._closed:
-                return False
-            chunk = self._decoded(record)
-            rows, told = transitions_of(chunk), list(_told_of(record, chunk))
-            with self._changed:
-                self._ring.add(rows)
-                self._steps += chunk.count
-                self._spans += len(told)
-                self._told.extend(told)
-                if self._loaded:
-                    self._changed.notify_all()
+    def _count_stored(self) -> int:
+        """Steps of ``_records``, which then begins anew."""
+        found = sum(self._codec.parse(record.chunk).count for record, _ in self._records() if not self._closed)
+        self._reader = self._new_reader()
         return found
 
-    def _decoded(self, record: Record) -> Experience:
+    def _new_reader(self) -> SegmentReader:
+        return SegmentReader(self._root / self.spec.run_id, part_folder(self.spec.part))
+
+    def _take_in(self, record: Record, *, own: bool) -> None:
+        message = self._codec.parse(record.chunk)
+        overtaken = self._passed + message.count <= self._overtaken
+        rows = None if overtaken else transitions_of(self._decoded(record, message))
+        told = list(_told_of(record, message)) if own else []
+        with self._changed:
+            self._passed += message.count
+            if rows is None:
+                self._ring.skip(message.count)
+            else:
+                self._ring.add(rows)
+            if own:
+                self._steps += message.count
+                self._spans += len(told)
+                self._told.extend(told)
+            if self._loaded:
+                self._changed.notify_all()
+
+    def _decoded(self, record: Record, message: Any) -> Experience:
         try:
-            return self._codec.decode(self._codec.parse(record.chunk))
+            return self._codec.decode(message)
         except InvalidChunk as error:  # the server looked at it before it was stored
             raise ModelCorrupt(f"{self._folder}: chunk {record.seq} of '{record.agent_id}': {error}") from error
 
-    def _say_loaded(self, steps: int, seconds: float) -> None:
+    def _say_loaded(self, seconds: float) -> None:
         with self._changed:
             self._loaded = True
             self._changed.notify_all()
         spec = self.spec
-        _log.info("part_loaded", run_id=spec.run_id, part=spec.part, steps=steps, seconds=round(seconds, 3))
+        _log.info("part_loaded", run_id=spec.run_id, part=spec.part, steps=self._steps, seconds=round(seconds, 3))
 
     def _fail(self, error: AuxiliumError) -> None:
         _log.error("part_failed", run_id=self.spec.run_id, part=self.spec.part, reason=error.message)
@@ -237,10 +255,10 @@ class Part:
             self._changed.notify_all()
 
 
-def _told_of(record: Record, chunk: Experience) -> Any:
-    row = 0
+def _told_of(record: Record, chunk: Any) -> Iterator[pb.SpanTold]:
+    row, values = 0, np.frombuffer(chunk.rewards, "<f4")
     for span in chunk.spans:
-        rewards = float(chunk.rewards[row : row + span.count].sum())
+        rewards = float(values[row : row + span.count].sum())
         row += span.count
         yield pb.SpanTold(
             agent_id=record.agent_id,

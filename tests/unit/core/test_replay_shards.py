@@ -17,7 +17,7 @@ from stable_baselines3 import DQN, SAC
 
 from auxilium_rl.core.control import Control
 from auxilium_rl.core.dto import EnvironmentSource, ExperiencePlan, Parent, Run, RunSpec
-from auxilium_rl.core.errors import InvalidRequest
+from auxilium_rl.core.errors import InvalidRequest, ModelCorrupt
 from auxilium_rl.core.experience.feed import Piece
 from auxilium_rl.core.experience.in_order import in_order
 from auxilium_rl.core.experience.lanes import AgentLanes
@@ -25,8 +25,9 @@ from auxilium_rl.core.experience.layout import Layout, contiguous, layout_of, sp
 from auxilium_rl.core.experience.off_policy import store
 from auxilium_rl.core.experience.ports import Record
 from auxilium_rl.core.experience.sharded import ShardedReplay
-from auxilium_rl.core.experience.shards import ShardFeed, SpanTold, split
+from auxilium_rl.core.experience.shards import ShardFeed, SpanTold
 from auxilium_rl.core.experience.transitions import Index, Ring, Transitions, concat_transitions, transitions_of
+from auxilium_rl.core.model_building import build_model, build_on_shards
 from auxilium_rl.core.states import RunState
 from auxilium_rl.infra.impatience import Impatience
 from auxilium_rl.wire.agreement import contract_of
@@ -112,8 +113,10 @@ def sharded(make: Any = DQN, env_id: str = "CartPole-v1") -> tuple[Any, ShardedR
     return model, ShardedReplay(model, 6000, lanes), shards
 
 
-def test_every_transition_is_as_likely_as_another() -> None:
-    _, buffer, _ = sharded()
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_every_transition_is_as_likely_as_another(at_once: int) -> None:
+    model, buffer, _ = sharded()
+    model.gradient_steps = at_once
     np.random.seed(0)
     draws = np.concatenate([buffer.sample(256).rewards.numpy().ravel() for _ in range(500)]).astype(int)
     assert len(draws) == 128_000
@@ -122,11 +125,14 @@ def test_every_transition_is_as_likely_as_another() -> None:
     assert chi_square(even, sum(FILLS)) > 1000, "the test would see what draws as many of each shard"
 
 
-def test_whole_batches_are_spread_as_uniform_draws_are() -> None:
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_whole_batches_are_spread_as_uniform_draws_are(at_once: int) -> None:
     """The number of one shard's transitions in a batch varies as it must; a fixed share, even a fair one, would not."""
+    model, buffer, _ = sharded()
+    model.gradient_steps = at_once
     np.random.seed(1)
-    sizes = np.array(FILLS, np.int64)
-    counts = np.array([len(split(np.random.randint(0, sizes.sum(), 64), sizes)[1]) for _ in range(4000)])
+    drawn = [buffer.sample(64).rewards.numpy() for _ in range(4000)]
+    counts = np.array([((batch >= FILLS[0]) & (batch < FILLS[0] + FILLS[1])).sum() for batch in drawn])
     share = FILLS[1] / sum(FILLS)
     assert counts.mean() == pytest.approx(64 * share, rel=0.05)
     assert counts.var() == pytest.approx(64 * share * (1 - share), rel=0.1)
@@ -203,6 +209,45 @@ def test_a_ring_holds_the_newest(counts: list[int], capacity: int) -> None:
         ring.take(np.array([ring.size]))
 
 
+def test_dicts_and_pictures_come_as_the_plain_buffer_has_them() -> None:
+    observation = spaces.Dict(
+        {"picture": spaces.Box(0, 255, (36, 36, 3), np.uint8), "which": spaces.Discrete(3), "on": spaces.MultiBinary(2)}
+    )
+    action = spaces.Box(-2, 4, (2,), np.float32)
+    count, rng = 40, np.random.default_rng(0)
+    seen = {
+        "picture": rng.integers(0, 256, (count, 36, 36, 3)).astype(np.uint8),
+        "which": rng.integers(0, 3, count),
+        "on": rng.integers(0, 2, (count, 2)).astype(np.uint8),
+    }
+    actions = rng.uniform(-2, 4, (count, 2)).astype(np.float32)
+    chunk = Experience(
+        count,
+        [Span(0, 0, count, 0, True, False, False)],
+        seen,
+        {key: rows[:0] for key, rows in seen.items()},
+        actions,
+        np.arange(count, dtype=np.float32),
+    )
+    ring = Ring(count, observation, action)
+    ring.add(transitions_of(chunk))
+    source = EnvironmentSource("agents", 1, contract=contract_of(observation, action, 0))
+    settings: dict[str, Any] = {"buffer_size": count, "policy_kwargs": {"net_arch": [8]}}
+    spec = RunSpec("x", "sac", source, 10, 0, settings, experience=ExperiencePlan())
+    run, reader = Run("r", spec, RunState.RUNNING, NOW, NOW), None
+    plain: Any = build_model(spec, AgentLanes(run, reader, Control(), Impatience()))[0]  # type: ignore[arg-type]
+    lanes = AgentLanes(run, reader, Control(), Impatience(), Shards([ring]))  # type: ignore[arg-type]
+    ours: Any = build_on_shards(spec, lanes)[0]
+    store(plain, plain.replay_buffer, [Piece(chunk, ("a", "i", 0), 0, 0, count, True, False, -1, -1)])
+    batch = ours.replay_buffer.sample(64)
+    expected = plain.replay_buffer._get_samples(batch.rewards.numpy().ravel().astype(int))
+    for one, other in zip(batch, expected, strict=True):
+        pairs = [(one[key], other[key]) for key in seen] if isinstance(one, dict) else [(one, other)]
+        for mine, theirs in pairs:
+            assert mine is theirs is None or (mine.dtype == theirs.dtype and torch.equal(mine, theirs))
+    assert ours.buffer_size == count
+
+
 # -- order
 
 
@@ -258,6 +303,9 @@ def test_steps_are_counted_as_they_are_used() -> None:
     assert (feed.counts.used, waited) == (4, [(0, 4), (3, 4)])
     feed.take(2)
     assert (feed.counts.used, len(waited)) == (6, 2)
+    shards.steps = 5
+    with pytest.raises(ModelCorrupt, match="the replay shards have 5 steps; this run had used 6 of them"):
+        feed.take(1)
 
 
 # -- layout

@@ -149,6 +149,15 @@ def test_chunks_are_spread_and_drawn(world: World) -> None:
     assert log.durable == {("a", "i"): 7}
 
 
+def test_a_batch_that_is_larger_than_a_frame(world: World) -> None:
+    log, client = world.log(), world.client()
+    client.begin([0, 0])
+    push(log, *range(1, 8)).wait(7)
+    client.wait(14, 10)
+    client._at_once = 3
+    assert drawn(client) == rewards(2, 4, 6, 1, 3, 5, 7)
+
+
 def test_a_shard_that_died_has_the_same_at_the_same_places(world: World) -> None:
     world.layout = Layout(RUN, CONTRACT, 2, 9)  # its rings have gone round
     log, client = world.log(), world.client()
