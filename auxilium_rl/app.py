@@ -42,6 +42,8 @@ from auxilium_rl.infra.logging import configure_logging
 from auxilium_rl.infra.model_store import ModelStore
 from auxilium_rl.infra.policy_loading import PolicyLoader
 from auxilium_rl.infra.policy_store import PolicyStore
+from auxilium_rl.infra.replay.log import ReplayLogs
+from auxilium_rl.infra.replay.processes import ReplayProcesses
 from auxilium_rl.infra.server_lock import ServerLock
 from auxilium_rl.infra.source_rules import source_refusal
 from auxilium_rl.infra.sql.agents import SqlAgentRegistry
@@ -90,12 +92,16 @@ class Application:
         self._feed = RunFeed(registry, SqlMetricStore(self._engine), capacity=settings.max_watch_streams)
         token = settings.attach_token.get_secret_value() if settings.attach_token else ""
         self._gateway = Gateway(registry, token, settings.max_attached_simulators)
+        self._replay = ReplayProcesses(
+            settings.experience_folder, settings.replay_shards, settings.grpc_max_message_mb << 20, settings.log_level
+        )
         self.executor = LocalExecutor(
             settings.to_worker(),
             settings.logs_folder,
             torch_threads=settings.worker_torch_threads,
             adapter_factory=adapter_factory,
             gateway=(self._gateway.address, self._gateway.secret),
+            replay=self._replay.shards,
         )
         self.orchestrator = orchestrator or TrainingOrchestrator(
             store,
@@ -130,6 +136,7 @@ class Application:
             registry,
             SqlAgentRegistry(self._engine),
             logs,
+            ReplayLogs(settings.experience_folder, self._lock.place, self._replay),
             self.orchestrator.owner,
             settings.max_agents,
         )
@@ -217,6 +224,7 @@ class Application:
     def start(self) -> None:
         """Begin to answer, to train what is queued and to close what is owed."""
         self._gateway.start()
+        self._replay.start()
         self.orchestrator.start()
         self._feed.start()
         self._policy_clock.start()
@@ -248,6 +256,7 @@ class Application:
         self._gateway.close()
         self.orchestrator.farewell()
         self._hub.close()
+        self._replay.close()
         self._server.wait_for_termination(_FAREWELL)
         self._act_workers.close()
         self._acts.close()
@@ -291,6 +300,7 @@ def _defaults(settings: Settings, orchestrator: TrainingOrchestrator, default_en
         ),
         checkpoint_freq=orchestrator.checkpoint_freq,
         algorithms=settings.algorithms,
+        replay_shards=settings.replay_shards,
     )
 
 

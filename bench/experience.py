@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
 
 from auxilium_rl.agent import Agent
 from auxilium_rl.agent.link import Link
@@ -23,14 +25,25 @@ from auxilium_rl.agent.outbox import Outbox
 from auxilium_rl.client import Client
 from auxilium_rl.client.agents import Agents
 from auxilium_rl.client.local_policy import LocalPolicy
-from auxilium_rl.core.experience.feed import Feed
+from auxilium_rl.core.control import Control
+from auxilium_rl.core.dto import EnvironmentSource, ExperiencePlan, Run, RunSpec
+from auxilium_rl.core.experience.feed import Feed, Piece
+from auxilium_rl.core.experience.lanes import AgentLanes
+from auxilium_rl.core.experience.layout import Layout
 from auxilium_rl.core.experience.off_policy import store
 from auxilium_rl.core.experience.ports import Record
+from auxilium_rl.core.experience.sharded import ShardedReplay
+from auxilium_rl.core.states import RunState
 from auxilium_rl.inference.sampling import Sampler, SplitMix64
 from auxilium_rl.infra.experience.log import SegmentLog
 from auxilium_rl.infra.experience.reader import SegmentReader
+from auxilium_rl.infra.impatience import Impatience
+from auxilium_rl.infra.replay.client import ShardClient
+from auxilium_rl.infra.replay.log import ShardedLog
+from auxilium_rl.infra.replay.processes import ReplayProcesses
 from auxilium_rl.infra.sql.database import open_database
 from auxilium_rl.infra.sql.policies import SqlPolicyRegistry
+from auxilium_rl.wire.agreement import contract_of
 from auxilium_rl.wire.chunks import ChunkCodec, Experience, Span
 from auxilium_rl.wire.spaces import space_message
 from bench.measure import Figure, interleaved, percentile
@@ -48,7 +61,7 @@ _TRAINERS, _ROLLOUTS, _STEPS = 4, 4, 2048
 
 
 def figures() -> list[Figure]:
-    return [*_acting(), *_acknowledged(), _ingested(), _arrival(), _overhead(), _against_stock()]
+    return [*_acting(), *_acknowledged(), _ingested(), *_drawn(), _arrival(), _overhead(), _against_stock()]
 
 
 def _acting() -> list[Figure]:
@@ -169,6 +182,67 @@ def _ingested(total: int = 512_000) -> Figure:
                 store(model, model.replay_buffer, feed.take(8192))
             rates.append(total // 8192 * 8192 / (time.perf_counter() - began))
     return Figure("steps/s from the log into the replay buffer, checked", rates, 1_000_000, True)
+
+
+def _drawn(total: int = 51_200, batch: int = 64) -> list[Figure]:
+    """Batches from two shards, and DQN on them, against a replay buffer of the learner's own that holds the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        processes = ReplayProcesses(Path(folder), 2, 16 << 20, "WARNING")
+        processes.start()
+        layout = Layout("0" * 32, contract_of(OBSERVATION, ACTION, 0), 2, 100_000)
+        log, stored = ShardedLog(processes.shards(), layout, Path(folder) / "aside"), threading.Semaphore(0)
+        plain = DQN("MlpPolicy", "CartPole-v1", buffer_size=100_000, device="cpu", seed=0)
+        assert plain.replay_buffer is not None
+        for seq in range(1, total // 512 + 1):
+            made = _chunk(512, 100 * seq)
+            log.append(Record("a", "i", seq, CODEC.encode(seq, made).SerializeToString()), lambda _: stored.release())
+            store(plain, plain.replay_buffer, [_whole(made)])
+        for _ in range(total // 512):
+            stored.acquire()
+        client = ShardClient(processes.shards(), layout)
+        client.begin([0, 0])
+        while client.wait(total, 60) < total:
+            pass
+        sharded: Any = DQN("MlpPolicy", "CartPole-v1", buffer_size=1, device="cpu", seed=0)
+        sharded.replay_buffer = ShardedReplay(sharded, 100_000, _on(client))
+        found = []
+        for steps in (1, 8):
+            sharded.gradient_steps = plain.gradient_steps = steps
+            for name, work in (("batches/s", _batches), ("gradient steps/s", _gradient_steps)):
+                ratios = interleaved(lambda work=work: work(sharded, batch), lambda work=work: work(plain, batch))  # type: ignore[misc]
+                found.append(Figure(f"DQN on 2 replay shards ÷ in process, {name}, {steps} a rollout", ratios, 0, True))
+        client.close()
+        log.close()
+        processes.close()
+    return found
+
+
+def _on(client: ShardClient) -> AgentLanes:
+    """Lanes that learn from these shards."""
+    source = EnvironmentSource("agents", contract=contract_of(OBSERVATION, ACTION, 0))
+    spec = RunSpec("bench", "dqn", source, NEVER, 0, experience=ExperiencePlan(shards=client.count))
+    now = datetime.now(timezone.utc)
+    reader = SegmentReader(Path())
+    return AgentLanes(Run("0" * 32, spec, RunState.RUNNING, now, now), reader, Control(), Impatience(), client)
+
+
+def _whole(made: Experience) -> Piece:
+    return Piece(made, ("a", "i", 0), 0, 0, made.count, True, False, -1, -1)
+
+
+def _batches(model: DQN, size: int, count: int = 2000) -> float:
+    assert model.replay_buffer is not None
+    began = time.perf_counter()
+    for _ in range(count):
+        model.replay_buffer.sample(size)
+    return count / (time.perf_counter() - began)
+
+
+def _gradient_steps(model: DQN, size: int, count: int = 500) -> float:
+    model._logger = configure(None, [])
+    began = time.perf_counter()
+    model.train(count, size)
+    return count / (time.perf_counter() - began)
 
 
 def _arrival(rounds: int = 40) -> Figure:

@@ -158,6 +158,7 @@ class ExperiencePlan:
         publish_seconds: a new version at most so often; 0: after every rollout.
         buffers: shares of a batch by the names of replay buffers; empty: there is one.
         hindsight: most steps of a batch get another goal; None: none do.
+        shards: off-policy: parts that the experience is spread over; 0: it lies in one log.
     """
 
     synchronous: bool = False
@@ -165,6 +166,7 @@ class ExperiencePlan:
     publish_seconds: float = 0.0
     buffers: Mapping[str, float] = field(default_factory=dict)
     hindsight: Hindsight | None = None
+    shards: int = 0
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> ExperiencePlan:

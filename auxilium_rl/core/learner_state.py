@@ -18,6 +18,7 @@ from stable_baselines3.common.save_util import load_from_zip_file, recursive_set
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, unwrap_vec_wrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvWrapper
 
+from auxilium_rl.core.experience.sharded import local_replay
 from auxilium_rl.core.vec_env import RemoteVecEnv
 
 __all__ = [
@@ -55,7 +56,7 @@ def captured(model: BaseAlgorithm, *, environments: bool) -> dict[str, Any]:
         "episodes": list(model.ep_info_buffer or ()),
         "successes": [float(value) for value in model.ep_success_buffer or ()],
         "normalisation": _normalisation(model),
-        "replay": getattr(model, "replay_buffer", None) is not None,
+        "replay": local_replay(model) is not None,
         "log": _log(model),
         "moment": _moment(model, environments=environments),
     }

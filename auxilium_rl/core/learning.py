@@ -25,7 +25,7 @@ from auxilium_rl.core.experience.pushed import learn_from
 from auxilium_rl.core.hyperparameters import check_together
 from auxilium_rl.core.lanes import LanePort
 from auxilium_rl.core.learner_state import put_back_moment
-from auxilium_rl.core.model_building import artifact_of, build_model
+from auxilium_rl.core.model_building import artifact_of, build_model, build_on_shards
 from auxilium_rl.core.policies import PolicyVersion
 from auxilium_rl.core.ports import MetricStore, ModelStore, RunRegistry
 from auxilium_rl.core.publishing import Publisher
@@ -246,7 +246,10 @@ class Learner:
         check_together(self._spec.algorithm, self._spec.hyperparameters, self._lanes.lanes)
 
     def _build_model(self) -> BaseAlgorithm:
-        model, self.algorithm = build_model(self._spec, self._lanes)
+        lanes = self._lanes
+        sharded = isinstance(lanes, AgentLanes) and lanes.shards is not None
+        build = build_on_shards if sharded else build_model
+        model, self.algorithm = build(self._spec, lanes)
         return model
 
     def _artifact(self, model: BaseAlgorithm) -> PolicyArtifact:

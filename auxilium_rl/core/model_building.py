@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from auxilium_rl.core.artifact import PolicyArtifact
 from auxilium_rl.core.compatibility import effective_algorithm, effective_policy
 from auxilium_rl.core.dto import RunSpec
 from auxilium_rl.core.experience.replay import replay_arguments
+from auxilium_rl.core.experience.sharded import ShardedReplay
 from auxilium_rl.core.lanes import LanePort
 from auxilium_rl.core.parameter_groups import VF_LR_FACTOR, pace_value_function
 from auxilium_rl.core.sb3_arguments import algorithm_class, sb3_arguments
 from auxilium_rl.core.wrappers import build_env
 
-__all__ = ["artifact_of", "build_model"]
+__all__ = ["artifact_of", "build_model", "build_on_shards"]
 
 
 def build_model(spec: RunSpec, lanes: LanePort) -> tuple[BaseAlgorithm, str]:
@@ -37,6 +39,16 @@ def build_model(spec: RunSpec, lanes: LanePort) -> tuple[BaseAlgorithm, str]:
     factor = (spec.hyperparameters.get("policy_kwargs") or {}).get(VF_LR_FACTOR)
     if factor is not None:
         pace_value_function(model, factor)
+    return model, algorithm
+
+
+def build_on_shards(spec: RunSpec, lanes: Any) -> tuple[BaseAlgorithm, str]:
+    """As ``build_model``, for a model that draws from the shards of ``AgentLanes`` and holds no transition itself."""
+    size = int(spec.hyperparameters["buffer_size"])
+    built, algorithm = build_model(replace(spec, hyperparameters={**spec.hyperparameters, "buffer_size": 1}), lanes)
+    model: Any = built
+    model.buffer_size = size
+    model.replay_buffer = ShardedReplay(model, size, lanes)
     return model, algorithm
 
 

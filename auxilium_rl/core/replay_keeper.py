@@ -10,6 +10,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from auxilium_rl.core.dto import Checkpoint
+from auxilium_rl.core.experience.sharded import local_replay
 from auxilium_rl.core.ports import ModelStore
 from auxilium_rl.core.replay_log import ReplayLog, parts_of
 from auxilium_rl.core.resuming import REPLAY_FILE, replay_of
@@ -27,7 +28,7 @@ class ReplayKeeper:
 
     def begin(self, model: BaseAlgorithm) -> None:
         """Follow the buffer of a model, none of which is on disk."""
-        buffer: Any = getattr(model, "replay_buffer", None)
+        buffer = local_replay(model)
         if buffer is not None:
             rows = buffer.buffer_size if buffer.full else buffer.pos
             self._log = ReplayLog(self._store, self._run_id, buffer, timesteps=model.num_timesteps, rows=rows)

@@ -21,6 +21,7 @@ from auxilium_rl.core.dto import (
     RunSpec,
 )
 from auxilium_rl.core.errors import FieldViolation, InvalidRequest
+from auxilium_rl.core.experience.layout import spread
 from auxilium_rl.core.experience.plan import resolve_experience
 from auxilium_rl.core.hyperparameters import ALGORITHMS, check_together, parse_text, parse_typed
 from auxilium_rl.core.plans import resolve_plan
@@ -41,11 +42,13 @@ class RequestDefaults:
 
     Attributes:
         algorithms: the operator's hyperparameter defaults by algorithm.
+        replay_shards: processes that the experience of off-policy runs on agents is spread over; 0: none.
     """
 
     source: SourceDefaults
     checkpoint_freq: int
     algorithms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    replay_shards: int = 0
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,10 @@ def build_spec(
     if parsed is not None and source is not None and source.lanes:
         found.check(lambda: check_together(request.algorithm, parsed, source.lanes))
     experience = found.check(lambda: resolve_experience(request, source))
+    kept = request.experience.shards if request.experience else 0  # of the run that this one is made of
+    if experience is not None and parsed is not None:
+        shards = kept or defaults.replay_shards
+        experience = found.check(lambda: spread(experience, request.algorithm, parsed, shards))
     found.settle()
     return RunSpec(
         experiment_id=request.experiment_id,

@@ -13,6 +13,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from auxilium_rl.core import learner_state
 from auxilium_rl.core.dto import Checkpoint, Run
 from auxilium_rl.core.errors import ModelCorrupt
+from auxilium_rl.core.experience.sharded import local_replay
 from auxilium_rl.core.ports import ModelStore, RunRegistry
 from auxilium_rl.core.replay_log import ReplayLog
 from auxilium_rl.core.transplant import move_experience
@@ -51,7 +52,7 @@ class Resumption:
             learner_state.put_back_knowledge(model, self.state)
         except (KeyError, ValueError, RuntimeError) as error:
             raise ModelCorrupt(f"{self.checkpoint.path} does not fit this run: {error}") from error
-        buffer: Any = getattr(model, "replay_buffer", None)
+        buffer = local_replay(model)
         if self.replay is None or buffer is None:
             return None
         return self._restored(store, buffer, model.num_timesteps, run_id)

@@ -113,6 +113,9 @@ class Settings(BaseSettings):
         description="Folder of what agents pushed; shared by servers that share a database. Default: below DATA_DIR.",
     )
     max_agents: int = Field(128, ge=1, le=4096, description="Agents connected at once, over all runs.")
+    replay_shards: int = Field(
+        0, ge=0, le=256, description="Processes that hold the experience of off-policy runs on agents; 0: each worker."
+    )
     act_workers: int = Field(1, ge=1, le=256, description="Processes that act; above 1 they share the port.")
     act_cache_mb: int = Field(512, ge=1, description="Graphs of loaded policies that are kept for acting, in MiB.")
     act_fast_lane: str = Field(
@@ -137,6 +140,13 @@ class Settings(BaseSettings):
     def _can_share(cls, value: int) -> int:
         if value > 1 and not hasattr(socket, "SO_REUSEPORT"):
             raise ValueError("this system cannot share a port among processes; 1 is accepted")
+        return value
+
+    @field_validator("replay_shards")
+    @classmethod
+    def _has_unix_sockets(cls, value: int) -> int:
+        if value and not (hasattr(socket, "AF_UNIX") and os.name == "posix"):
+            raise ValueError("this system has no Unix sockets, over which shards answer; 0 is accepted")
         return value
 
     @field_validator("database_url")

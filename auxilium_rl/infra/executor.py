@@ -24,6 +24,7 @@ from typing import IO, Any
 import structlog
 
 from auxilium_rl.core.dto import Run
+from auxilium_rl.core.errors import StoreUnavailable
 from auxilium_rl.core.ports import WorkerExit
 from auxilium_rl.wire.polling import POLLING
 
@@ -58,6 +59,7 @@ class LocalExecutor:
         torch_threads: threads that torch and OpenMP may use in a worker.
         adapter_factory: an embedding program's factory, pickled by value by that program itself; empty: none.
         gateway: address and secret of the socket on which workers find simulators that dialled in.
+        replay: where replay shards answer, for runs whose experience lies there.
         fork: take workers from a warm parent; default: where the system can.
     """
 
@@ -69,13 +71,14 @@ class LocalExecutor:
         torch_threads: int = 1,
         adapter_factory: bytes = b"",
         gateway: tuple[str, str] = ("", ""),
+        replay: Callable[[], tuple[str, int, int]] | None = None,
         fork: bool | None = None,
     ) -> None:
         self._settings_json = settings_json
         self._logs_dir = logs_dir
         self._torch_threads = torch_threads
         self._adapter_factory = adapter_factory
-        self._gateway = gateway
+        self._gateway, self._replay = gateway, replay
         self._fork = (hasattr(os, "fork") and hasattr(socket, "send_fds")) if fork is None else fork
         self._lock = threading.Lock()
         self._workers: dict[str, _Worker] = {}
@@ -103,7 +106,7 @@ class LocalExecutor:
             with self._lock:
                 worker = self._fork_worker(key, run, log) if self._fork else self._spawn_worker(key, run, log)
             self._send(worker, self._job(run))
-        except OSError as error:
+        except (OSError, StoreUnavailable) as error:
             with self._lock:
                 gone = self._workers.pop(key, None)
             if gone is not None or not self._closed:
@@ -153,6 +156,7 @@ class LocalExecutor:
             "epoch": run.lease_epoch,
             "settings": self._settings_json,
             "gateway": self._gateway,
+            "replay": self._replay() if self._replay is not None and _on_shards(run) else None,
             "adapter_factory": base64.b64encode(self._adapter_factory).decode(),
         }
 
@@ -255,6 +259,10 @@ class LocalExecutor:
         worker.hang_up()
         tail = log_tail(self._logs_dir / worker.run_id / "worker.log")
         self._on_exit(WorkerExit(worker.run_id, worker.epoch, exit_code, tail))
+
+
+def _on_shards(run: Run) -> bool:
+    return run.spec.experience is not None and run.spec.experience.shards > 0
 
 
 def log_tail(path: Path, size: int = _LOG_TAIL_BYTES) -> str:

@@ -23,6 +23,7 @@ from auxilium_rl.core.dto import Run
 from auxilium_rl.core.endurance import Endurance
 from auxilium_rl.core.errors import AuxiliumError, LeaseLost, StoreUnavailable
 from auxilium_rl.core.experience.lanes import AgentLanes
+from auxilium_rl.core.experience.layout import layout_of
 from auxilium_rl.core.experience.plan import AGENTS
 from auxilium_rl.core.heartbeat import LOST, WISHES, Heartbeat
 from auxilium_rl.core.lanes import LanePort
@@ -42,6 +43,8 @@ from auxilium_rl.infra.logging import configure_logging
 from auxilium_rl.infra.model_store import ModelStore
 from auxilium_rl.infra.policy_loading import PolicyLoader
 from auxilium_rl.infra.policy_store import PolicyStore
+from auxilium_rl.infra.replay.client import ShardClient
+from auxilium_rl.infra.replay.frames import Shards
 from auxilium_rl.infra.session.group import GatewayAddress
 from auxilium_rl.infra.sql.database import open_database
 from auxilium_rl.infra.sql.metrics import SqlMetricStore
@@ -65,6 +68,7 @@ class _Worker:
     control: Control
     factory: Callable[..., Any] | None
     gateway: GatewayAddress
+    replay: Shards | None
 
     def work(self) -> int:
         """Train, then write what the run came to; gives the exit code."""
@@ -154,8 +158,16 @@ class _Worker:
         spec, settings = self.run.spec, self.settings
         if spec.environment.uri == AGENTS:
             reader = SegmentReader(settings.experience_folder / self.run.run_id)
-            return AgentLanes(self.run, reader, self.control, patience)
+            return AgentLanes(self.run, reader, self.control, patience, self._shards())
         return open_lanes(spec.environment, settings, patience, self.factory, spec.experiment_id, self.gateway, self)
+
+    def _shards(self) -> ShardClient | None:
+        layout = layout_of(self.run, self.registry.get)
+        if layout is None:
+            return None
+        if self.replay is None:
+            raise StoreUnavailable("the experience of this run lies in replay shards, and the server has none")
+        return ShardClient(self.replay, layout)
 
     def _evaluation(self, store: ModelStore, policies: PolicyStore) -> TrainingEvaluation | None:
         plan, settings = self.run.spec.evaluation, self.settings
@@ -238,8 +250,9 @@ def main() -> int:
     _set_threads(settings.worker_torch_threads)
     gateway = GatewayAddress(job["gateway"][0], job["gateway"][1], run.run_id)
     factory = _factory(job["adapter_factory"])
+    replay = None if job["replay"] is None else Shards(*job["replay"])
     return _Worker(
-        run, settings, registry, SqlMetricStore(engine), SqlPolicyRegistry(engine), control, factory, gateway
+        run, settings, registry, SqlMetricStore(engine), SqlPolicyRegistry(engine), control, factory, gateway, replay
     ).work()
 
 

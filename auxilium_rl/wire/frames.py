@@ -124,7 +124,9 @@ class FrameSocket:
             return chunk
 
 
-def connect_lane(address: str, timeout: float, *, eager: bool = False, moment: float = _MOMENT) -> FrameSocket:
+def connect_lane(
+    address: str, timeout: float, *, eager: bool = False, moment: float = _MOMENT, limit: int = MAX_FRAME
+) -> FrameSocket:
     """Connect to ``unix:///path`` or ``tcp://host:port``. Raises OSError; ValueError for another address."""
     if address.startswith("unix://"):
         connection = socket.socket(socket.AF_UNIX)
@@ -134,11 +136,11 @@ def connect_lane(address: str, timeout: float, *, eager: bool = False, moment: f
         except OSError:
             connection.close()
             raise
-        return FrameSocket(connection, eager=eager, moment=moment)
+        return FrameSocket(connection, limit, eager=eager, moment=moment)
     if address.startswith("tcp://"):
         host, _, port = address.removeprefix("tcp://").rpartition(":")
         connected = socket.create_connection((host.strip("[]"), int(port)), timeout)
-        return FrameSocket(connected, eager=eager, moment=moment)
+        return FrameSocket(connected, limit, eager=eager, moment=moment)
     raise ValueError(f"{address!r:.80}: unix:///path and tcp://host:port are accepted")
 
 

@@ -145,3 +145,15 @@ def worker_of(server: Server, run_id: str) -> psutil.Process:
 
     found: psutil.Process = until(find, f"a worker of {run_id}")
     return found
+
+
+def shards_of(server: Server) -> list[psutil.Process]:
+    """The processes of its replay shards."""
+
+    def is_shard(process: psutil.Process) -> bool:
+        try:
+            return "auxilium_rl.infra.replay.shard" in process.cmdline()
+        except psutil.Error:
+            return False
+
+    return sorted((one for one in processes_below(server) if is_shard(one)), key=lambda one: one.pid)

@@ -1,4 +1,4 @@
-"""A program with an agent inside, for others to kill: ADDRESS NAME TOLD END.
+"""A program with an agent inside, for others to kill: ADDRESS NAME TOLD END ALGORITHM.
 
 It writes to TOLD how many steps it knows to be stored, until the file END is there.
 """
@@ -14,12 +14,15 @@ from gymnasium import spaces
 
 from auxilium_rl.agent import Agent
 
-PPO = {"n_steps": 64, "batch_size": 32, "n_epochs": 1, "policy_kwargs": {"net_arch": [8]}}
+HYPERPARAMETERS = {
+    "ppo": {"n_steps": 64, "batch_size": 32, "n_epochs": 1, "policy_kwargs": {"net_arch": [8]}},
+    "dqn": {"learning_starts": 64, "buffer_size": 5000, "train_freq": 16, "policy_kwargs": {"net_arch": [8]}},
+}
 
 
 def main() -> None:
     """Act, in episodes of 50 steps."""
-    address, name, told, end = sys.argv[1:]
+    address, name, told, end, algorithm = sys.argv[1:]
     agent = Agent(
         spaces.Box(-1, 1, (2,), np.float32),
         spaces.Discrete(2),
@@ -27,7 +30,8 @@ def main() -> None:
         agent_id=name,
         experiment_id="kills",
         total_timesteps=10**9,
-        hyperparameters=PPO,
+        algorithm=algorithm,
+        hyperparameters=HYPERPARAMETERS[algorithm],
         seed=1,
         chunk_steps=32,
         chunk_seconds=0.01,

@@ -1,4 +1,4 @@
-"""Agents, learner and server are killed at random moments; what was sent is what is stored, once."""
+"""Agents, learner, replay shards and server are killed at random moments; what was sent is what is stored, once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gymnasium import spaces
 
 from auxilium_rl.infra.experience.reader import SegmentReader
 from auxilium_rl.wire.chunks import ChunkCodec
-from tests.e2e.harness import Server, running, until, worker_of
+from tests.e2e.harness import Server, running, shards_of, until, worker_of
 
 AGENTS = 3
 OBSERVATION, ACTION = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2)
@@ -29,15 +29,16 @@ PROGRAM = Path(__file__).with_name("acting_agent.py")
 class Herd:
     """Agents in processes of their own; whoever is killed is started again."""
 
-    def __init__(self, server: Server, folder: Path) -> None:
-        self._address, self._folder = server.client.address, folder
+    def __init__(self, server: Server, folder: Path, algorithm: str) -> None:
+        self._address, self._folder, self._algorithm = server.client.address, folder, algorithm
         self.end = folder / "end"
         self.processes = {f"a{number}": self._start(f"a{number}", 0) for number in range(AGENTS)}
         self.starts = dict.fromkeys(self.processes, 1)
 
     def _start(self, name: str, start: int) -> subprocess.Popen[bytes]:
         told = self._folder / f"{name}-{start}.told"
-        return subprocess.Popen([sys.executable, str(PROGRAM), self._address, name, str(told), str(self.end)])
+        command = [sys.executable, str(PROGRAM), self._address, name, str(told), str(self.end), self._algorithm]
+        return subprocess.Popen(command)
 
     def kill(self, name: str) -> None:
         self.processes[name].kill()
@@ -58,7 +59,7 @@ def stored(folder: Path) -> tuple[int, int]:
     """Steps that lie in the logs, and how many of them lie there twice. Every episode's steps come in order."""
     seen: dict[tuple[str, int], int] = {}
     steps = twice = 0
-    for record in SegmentReader(folder).read():
+    for record in sorted(SegmentReader(folder).read(), key=lambda one: (one.agent_id, one.incarnation, one.seq)):
         for span in CODEC.decode(CODEC.parse(record.chunk)).spans:
             known = seen.get((record.agent_id, span.episode), 0)
             twice += max(known - span.start, 0)
@@ -73,23 +74,39 @@ def _learned(server: Server, run_id: str) -> int:
     return kept[-1].timesteps if kept else 0
 
 
-def test_sent_is_stored(tmp_path: Path, pytestconfig: pytest.Config, promise: Callable[..., None]) -> None:
-    kills = 50 if pytestconfig.getoption("--long") else 3
+@pytest.mark.parametrize(
+    ("algorithm", "shards", "victims"),
+    [
+        ("ppo", 0, ("agent", "learner", "server")),
+        ("dqn", 2, ("shard", "server", "learner", "agent")),
+    ],
+)
+def test_sent_is_stored(
+    tmp_path: Path,
+    pytestconfig: pytest.Config,
+    promise: Callable[..., None],
+    algorithm: str,
+    shards: int,
+    victims: tuple[str, ...],
+) -> None:
+    kills = 50 if pytestconfig.getoption("--long") else len(victims)
     rng = random.Random(0)
     folder = tmp_path / "agents"
     folder.mkdir()
     with ExitStack() as servers:
-        settings = {"checkpoint_freq": 256, "max_attempts": 1000}
+        settings = {"checkpoint_freq": 256, "max_attempts": 1000, "replay_shards": shards}
         server = servers.enter_context(running(tmp_path / "data", **settings))
         port = server.port
-        herd = Herd(server, folder)
+        herd = Herd(server, folder, algorithm)
         until(lambda: herd.acknowledged() > 0, "the first episode", timeout=60)
         (run_id,) = [run.run_id for run in server.client.runs()]
         for number in range(kills):
             before = herd.acknowledged()
-            victim = ("agent", "learner", "server")[number % 3]
+            victim = victims[number % len(victims)]
             if victim == "agent":
                 herd.kill(rng.choice(sorted(herd.processes)))
+            elif victim == "shard":
+                rng.choice(shards_of(server)).kill()
             elif victim == "learner":
                 learned = _learned(server, run_id)
                 worker_of(server, run_id).kill()
@@ -111,7 +128,7 @@ def test_sent_is_stored(tmp_path: Path, pytestconfig: pytest.Config, promise: Ca
         assert run.wait(timeout=60).state == "STOPPED"
     lost = told - found if found < told else 0
     promise(
-        "kills of agents, learner and server: acknowledged steps lost, stored twice",
+        f"kills of {', '.join(victims)}: acknowledged steps lost, stored twice",
         f"0, 0 in {kills} kills",
         f"{lost}, {twice} of {found}",
     )

@@ -10,10 +10,26 @@ from typing import Any
 import structlog
 
 from auxilium_rl.core.dto import Run
-from auxilium_rl.core.errors import AuxiliumError, Draining, InvalidRequest, RunEnded, StreamsExhausted
+from auxilium_rl.core.errors import (
+    AuxiliumError,
+    Draining,
+    InvalidRequest,
+    RunEnded,
+    StoreUnavailable,
+    StreamsExhausted,
+)
+from auxilium_rl.core.experience.in_order import in_order
 from auxilium_rl.core.experience.intake import AgentStream, Intake
+from auxilium_rl.core.experience.layout import layout_of
 from auxilium_rl.core.experience.plan import AGENTS
-from auxilium_rl.core.experience.ports import AgentInfo, AgentRegistry, ExperienceLogs, Record
+from auxilium_rl.core.experience.ports import (
+    AgentInfo,
+    AgentRegistry,
+    ExperienceLog,
+    ExperienceLogs,
+    Record,
+    ShardedLogs,
+)
 from auxilium_rl.core.experience.replay_plan import ONLINE
 from auxilium_rl.core.ports import RunRegistry
 from auxilium_rl.core.states import TERMINAL
@@ -35,10 +51,16 @@ class ExperienceHub:
     """
 
     def __init__(
-        self, runs: RunRegistry, agents: AgentRegistry, logs: ExperienceLogs, owner: str, capacity: int
+        self,
+        runs: RunRegistry,
+        agents: AgentRegistry,
+        logs: ExperienceLogs,
+        shards: ShardedLogs,
+        owner: str,
+        capacity: int,
     ) -> None:
         self._runs, self._agents, self._logs, self._owner = runs, agents, logs, owner
-        self._capacity = capacity
+        self._shards, self._capacity = shards, capacity
         self._intakes: dict[str, Intake] = {}
         self._streams: dict[tuple[str, str], AgentStream] = {}
         self._lock, self._wake = threading.Lock(), threading.Event()
@@ -98,7 +120,7 @@ class ExperienceHub:
                 intake.close()
                 intake = None
             if intake is None:
-                intake = self._intakes[run_id] = Intake(run, self._logs.open(run_id))
+                intake = self._intakes[run_id] = Intake(run, self._opened(run))
             stream = self._streams[run_id, agent_id] = AgentStream(
                 intake, agent_id, incarnation, max(next_seq, 1) - 1, buffer
             )
@@ -127,6 +149,10 @@ class ExperienceHub:
         where = run.spec.environment.uri
         if where != AGENTS:
             raise InvalidRequest.of("run_id", f"run '{run_id}' is on '{where}'; agents pushed nothing")
+        layout = layout_of(run, self._runs.get)
+        if layout is not None:
+            yield from in_order(self._shards.read(layout))
+            return
         seen: dict[tuple[str, str], int] = {}
         for record in self._logs.reader(run_id).read():
             key = record.agent_id, record.incarnation
@@ -140,7 +166,19 @@ class ExperienceHub:
             intake = self._intakes.pop(run_id, None)
         if intake is not None:
             intake.close()
+        self._shards.forget(run_id)
         self._agents.forget(run_id)
+
+    def _opened(self, run: Run) -> ExperienceLog:
+        layout = layout_of(run, self._runs.get)
+        if layout is None:
+            return self._logs.open(run.run_id)
+        if run.lease_owner not in {"", self._owner}:
+            # The shards of a run are where it is trained; they would be held by two servers at once.
+            raise StoreUnavailable(
+                f"run '{run.run_id}' is trained by another server, whose replay shards have its experience; push there"
+            )
+        return self._shards.open(layout)
 
     def _tick_on(self) -> None:
         while not self._closed:

@@ -73,7 +73,13 @@ class Intake:
         self.streams: dict[tuple[str, str], AgentStream] = {}
         """The newest connection of every incarnation."""
         self.lock = threading.Lock()
+        self._turns: dict[tuple[str, str], threading.Lock] = {}
         self.idle_since = 0.0
+
+    def turn(self, key: tuple[str, str]) -> threading.Lock:
+        """Held while a chunk of an incarnation is taken: of two connections one waits, and their order stays."""
+        with self.lock:
+            return self._turns.setdefault(key, threading.Lock())
 
     def close(self) -> None:
         """Store what is on its way."""
@@ -118,6 +124,10 @@ class AgentStream:
             StoreUnavailable: it cannot be put aside.
         """
         seq = int(chunk.seq)
+        with self._intake.turn(self._key):
+            self._take(seq, chunk)
+
+    def _take(self, seq: int, chunk: Any) -> None:
         with self._intake.lock:
             taken = self._intake.taken.get(self._key, 0)
             if seq > taken + 1 or seq < 1:
@@ -127,8 +137,9 @@ class AgentStream:
         with self._changed:
             self._open.add(seq)
             self._last = max(self._last, seq)
-        if seq <= taken:  # it came before, over another connection perhaps, where it may be on its way still
-            if seq <= self._intake.log.durable.get(self._key, 0) or seq in self._intake.aside.get(self._key, ()):
+        stored = self._intake.log.holds(*self._key, seq)
+        if stored or seq <= taken:  # it came before, over another connection perhaps, where it may be on its way still
+            if stored or seq in self._intake.aside.get(self._key, ()):
                 self._settle(seq)
             return
         try:

@@ -16,6 +16,7 @@ from auxilium_rl.core.dto import Run
 from auxilium_rl.core.experience.feed import Feed
 from auxilium_rl.core.experience.plan import ON_POLICY
 from auxilium_rl.core.experience.ports import ExperienceReader
+from auxilium_rl.core.experience.shards import ReplayShards, ShardFeed
 from auxilium_rl.core.lanes import Patience
 from auxilium_rl.wire.agreement import spaces_of
 from auxilium_rl.wire.chunks import ChunkCodec
@@ -26,12 +27,24 @@ __all__ = ["AgentLanes"]
 
 _QUIET = 1.0
 """Seconds without a step after which the run is shown as waiting."""
+_RETRY = 0.02
 
 
 class AgentLanes(DeclaredLanes):
-    """A ``LanePort`` that is learned from through its ``feed``; its state is what comes next."""
+    """A ``LanePort`` that is learned from through its ``feed``; its state is what comes next.
 
-    def __init__(self, run: Run, reader: ExperienceReader, control: Control, patience: Patience) -> None:
+    Args:
+        shards: hold what is pushed, instead of the log that ``reader`` reads.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        reader: ExperienceReader,
+        control: Control,
+        patience: Patience,
+        shards: ReplayShards | None = None,
+    ) -> None:
         spec = run.spec
         observation, action, mask_len = spaces_of(spec.environment.contract)
         on_policy, plan = spec.algorithm in ON_POLICY, spec.experience
@@ -41,7 +54,12 @@ class AgentLanes(DeclaredLanes):
         self._since: float | None = None
         self._check: Callable[[], None] | None = None
         staleness = plan.max_staleness if on_policy and not plan.synchronous else None
-        self.feed = Feed(reader, ChunkCodec(observation, action, mask_len), self._wait, staleness)
+        self.shards = shards
+        self.feed = (
+            Feed(reader, ChunkCodec(observation, action, mask_len), self._wait, staleness)
+            if shards is None
+            else ShardFeed(shards, self._wait)
+        )
 
     def reset(self, lanes: Sequence[int], seeds: Sequence[int | None]) -> Start:
         """See ``LanePort``: rows that nobody learns from."""
@@ -60,23 +78,36 @@ class AgentLanes(DeclaredLanes):
         return self.reset(range(self.lanes), [])
 
     def came(self) -> None:
-        """There were enough steps."""
+        """What was waited for is there."""
         self._since = None
         if self._check is not None:
             self._check = None
             self._patience.resumed()
 
+    def hold(self, reason: str) -> None:
+        """A shard is away in the middle of learning; called until it is back, which ``came`` says."""
+        self._hold(reason, _RETRY, at_boundary=False)
+
+    def close(self) -> None:
+        """See ``LanePort``."""
+        if self.shards is not None:
+            self.shards.close()
+
     def _wait(self, seconds: float, there: int, wanted: int) -> None:
         """Whatever was not taken yet is read again, so this is a boundary: the run may end here and go on later."""
+        away = self.shards.away if self.shards is not None else ""
+        self._hold(away or f"agents: {there} of {wanted} steps came", seconds, at_boundary=True)
+
+    def _hold(self, reason: str, seconds: float, *, at_boundary: bool) -> None:
         now = time.monotonic()
         self._since = now if self._since is None else self._since
         if self._check is None and now - self._since > _QUIET:
-            self._check = self._patience.waiting(f"agents: {there} of {wanted} steps came")
+            self._check = self._patience.waiting(reason)
         self._control.moved()
         if self._control.urgent:
             self._control.obey_now()
         if self._control.command:
-            raise EndedEarly(self._control.command, at_boundary=True)
+            raise EndedEarly(self._control.command, at_boundary=at_boundary)
         self._control.pause(seconds)
 
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from auxilium_rl.core.errors import InvalidRequest
 from auxilium_rl.core.experience.episode_rows import episode_number
-from auxilium_rl.core.experience.feed import Piece
+from auxilium_rl.core.experience.feed import Feed, Piece
 from auxilium_rl.core.experience.lanes import AgentLanes
 from auxilium_rl.core.experience.pushed import Pushed, seen_by
 from auxilium_rl.core.experience.replay import AgentHerReplayBuffer, EpisodeReplay
@@ -56,8 +56,7 @@ class PushedOffPolicy(Pushed, OffPolicyAlgorithm):
         self.begin(callback)
         pieces = lanes.feed.take(train_freq.frequency)
         lanes.came()
-        store(self, replay_buffer, pieces)
-        self._store_aside(replay_buffer)
+        self.keep(replay_buffer, pieces)
         self.num_timesteps += train_freq.frequency
         callback.update_locals(locals())
         callback.on_step()
@@ -80,11 +79,17 @@ class PushedOffPolicy(Pushed, OffPolicyAlgorithm):
 
     def _store_aside(self, buffer: ReplayBuffer) -> None:
         """Put what came for other buffers into them; how much they hold is told with the run's metrics."""
-        if isinstance(buffer, EpisodeReplay):
-            for name, pieces in self.lanes.feed.aside():
+        feed = self.lanes.feed
+        if isinstance(buffer, EpisodeReplay) and isinstance(feed, Feed):
+            for name, pieces in feed.aside():
                 store(self, buffer.others[name], pieces)
             for name, other in buffer.others.items():
                 self.logger.record(f"experience/{name}", ReplayBuffer.size(other))
+
+    def keep(self, replay_buffer: ReplayBuffer, pieces: list[Piece]) -> None:
+        """Store steps where batches are drawn from."""
+        store(self, replay_buffer, pieces)
+        self._store_aside(replay_buffer)
 
 
 def store(model: OffPolicyAlgorithm, buffer: ReplayBuffer, pieces: list[Piece]) -> None:

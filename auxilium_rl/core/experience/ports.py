@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-__all__ = ["AgentInfo", "AgentRegistry", "AgentStats", "ExperienceLog", "ExperienceLogs", "ExperienceReader", "Record"]
+if TYPE_CHECKING:
+    from auxilium_rl.core.experience.layout import Layout
+
+__all__ = [
+    "AgentInfo",
+    "AgentRegistry",
+    "AgentStats",
+    "ExperienceLog",
+    "ExperienceLogs",
+    "ExperienceReader",
+    "Record",
+    "ShardedLogs",
+]
 
 
 class Record(NamedTuple):
@@ -34,6 +46,9 @@ class ExperienceLog(Protocol):
     @property
     def durable(self) -> Mapping[tuple[str, str], int]:
         """The last stored chunk of every agent and incarnation."""
+
+    def holds(self, agent_id: str, incarnation: str, seq: int) -> bool:
+        """Whether a chunk is stored, maybe before one that comes before it."""
 
     def append(self, record: Record, stored: Callable[[Exception | None], None]) -> None:
         """Store a chunk; ``stored`` is called when it is durable, or with what kept it from that.
@@ -67,6 +82,19 @@ class ExperienceLogs(Protocol):
 
     def remove(self, run_id: str) -> None:
         """All of a run."""
+
+
+class ShardedLogs(Protocol):
+    """The logs of runs whose experience lies in replay shards."""
+
+    def open(self, layout: Layout) -> ExperienceLog:
+        """Of a run. Raises StoreUnavailable, also while a shard is away."""
+
+    def read(self, layout: Layout) -> Sequence[Iterator[Record]]:
+        """What every part holds that is durable."""
+
+    def forget(self, run_id: str) -> None:
+        """Let go of a run's files and memory."""
 
 
 class ExperienceReader(Protocol):

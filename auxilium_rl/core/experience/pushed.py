@@ -57,11 +57,13 @@ def learn_from(model: BaseAlgorithm, lanes: AgentLanes) -> None:
 
     from auxilium_rl.core.experience.off_policy import PushedOffPolicy, check_off_policy
     from auxilium_rl.core.experience.on_policy import PushedOnPolicy
+    from auxilium_rl.core.experience.sharded import PushedSharded
 
     on_policy = isinstance(model, OnPolicyAlgorithm)
     if not on_policy:
         check_off_policy(model)
-    mixin: type = PushedOnPolicy if on_policy else PushedOffPolicy
+    off_policy = PushedOffPolicy if lanes.shards is None else PushedSharded
+    mixin: type = PushedOnPolicy if on_policy else off_policy
     changed: Any = model
     changed.__class__ = type(f"Pushed{type(model).__name__}", (mixin, type(model)), {})
     changed.lanes, changed.has_begun = lanes, False

@@ -31,7 +31,7 @@ from auxilium_rl.infra.experience.segments import (
     state_of,
 )
 
-__all__ = ["SegmentLog", "SegmentLogs"]
+__all__ = ["SegmentLog", "SegmentLogs", "put_aside"]
 
 _log = structlog.get_logger(__name__)
 _SEGMENT_BYTES = 64 << 20
@@ -67,6 +67,10 @@ class SegmentLog:
         """See ``ExperienceLog``."""
         return self._failed is not None
 
+    def holds(self, agent_id: str, incarnation: str, seq: int) -> bool:
+        """See ``ExperienceLog``."""
+        return seq <= self.durable.get((agent_id, incarnation), 0)
+
     def append(self, record: Record, stored: _Stored) -> None:
         """See ``ExperienceLog``."""
         frame = frame_of(record)
@@ -82,20 +86,7 @@ class SegmentLog:
 
     def put_aside(self, record: Record, reason: str) -> None:
         """See ``ExperienceLog``."""
-        with disk_errors(f"experience cannot be put aside in {self._folder}"):
-            aside = self._folder / "rejected"
-            aside.mkdir(exist_ok=True)
-            with open(aside / "chunks", "ab") as file:
-                file.write(frame_of(record))
-                file.flush()
-                os.fsync(file.fileno())
-        _log.warning(
-            "experience_rejected",
-            agent=record.agent_id,
-            seq=record.seq,
-            reason=reason,
-            bytes=len(record.chunk),
-        )
+        put_aside(self._folder, record, reason)
 
     def close(self) -> None:
         """See ``ExperienceLog``."""
@@ -157,6 +148,24 @@ class SegmentLog:
             os.close(self._file)
             self._number, self._size = self._number + 1, 0
             self._open()
+
+
+def put_aside(folder: Path, record: Record, reason: str) -> None:
+    """Keep a chunk that cannot be learned from in ``folder/rejected``. Raises StoreUnavailable."""
+    with disk_errors(f"experience cannot be put aside in {folder}"):
+        aside = folder / "rejected"
+        aside.mkdir(parents=True, exist_ok=True)
+        with open(aside / "chunks", "ab") as file:
+            file.write(frame_of(record))
+            file.flush()
+            os.fsync(file.fileno())
+    _log.warning(
+        "experience_rejected",
+        agent=record.agent_id,
+        seq=record.seq,
+        reason=reason,
+        bytes=len(record.chunk),
+    )
 
 
 def _recovered(folder: Path) -> tuple[int, int, dict[tuple[str, str], int]]:

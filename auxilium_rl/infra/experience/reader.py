@@ -20,17 +20,18 @@ class SegmentReader:
 
     Args:
         folder: of the run.
+        only: what of it is read; None: what every server wrote.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, only: str | None = None) -> None:
+        self._folder, self._only = folder, only
         self._tails: dict[str, _Tail] = {}
 
     def read(self) -> Iterator[Record]:
         """See ``ExperienceReader``."""
         if self._folder.is_dir():
             for entry in sorted(self._folder.iterdir()):
-                if entry.is_dir() and entry.name not in self._tails:
+                if entry.is_dir() and entry.name not in self._tails and self._only in (None, entry.name):
                     self._tails[entry.name] = _Tail(entry)
         for server in sorted(self._tails):
             for record in self._tails[server].read():

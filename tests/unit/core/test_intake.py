@@ -35,6 +35,9 @@ class Log:
         self.broken = False
         self.full = False
 
+    def holds(self, agent_id: str, incarnation: str, seq: int) -> bool:
+        return seq <= self.durable.get((agent_id, incarnation), 0)
+
     def append(self, record: Record, stored: Callable[[Exception | None], None]) -> None:
         self.waiting.append((record, stored))
 

@@ -1,0 +1,1 @@
+"""Replay shards: processes that each hold a share of the experience that off-policy runs draw from."""
