@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from stable_baselines3 import DQN, SAC
 
 from auxilium_rl.core.control import Control
-from auxilium_rl.core.dto import EnvironmentSource, ExperiencePlan, Parent, Run, RunSpec
+from auxilium_rl.core.dto import EnvironmentSource, ExperiencePlan, Hindsight, Parent, Run, RunSpec
 from auxilium_rl.core.errors import InvalidRequest, ModelCorrupt
 from auxilium_rl.core.experience.feed import Piece
 from auxilium_rl.core.experience.in_order import in_order
@@ -342,6 +342,10 @@ def test_what_shards_cannot_do_is_refused() -> None:
         spread(plan, "sac", {"buffer_size": 3, "n_steps": 2, "optimize_memory_usage": True}, 4)
     fields = [one.field for one in refused.value.violations]
     assert fields == ["hyperparameters.buffer_size", "hyperparameters.n_steps", "hyperparameters.optimize_memory_usage"]
+    several = ExperiencePlan(buffers={"online": 0.5, "old": 0.5}, hindsight=Hindsight())
+    with pytest.raises(InvalidRequest) as refused:
+        spread(several, "sac", {"buffer_size": 10}, 4)
+    assert [one.field for one in refused.value.violations] == ["experience.buffers", "experience.hindsight"]
 
 
 def test_chunks_lie_where_their_numbers_say() -> None:
