@@ -86,12 +86,11 @@ class Busy:
     """An agent that pushes episodes of 10 steps, whose rewards count on, until it is told to end."""
 
     def __init__(self, server: Server, **settings: Any) -> None:
-        defaults = {"algorithm": "dqn", "hyperparameters": DQN, "total_timesteps": NEVER, "seed": 1}
+        defaults = {"algorithm": "dqn", "hyperparameters": DQN, "total_timesteps": NEVER, "seed": 1, "agent_id": "busy"}
         self.agent = Agent(
             OBSERVATION,
             ACTION,
             address=server.client.address,
-            agent_id="busy",
             experiment_id="shards",
             chunk_steps=7,
             chunk_seconds=0.01,
@@ -108,7 +107,7 @@ class Busy:
                 self.agent.act([number / 10, 0.0]).reward(self.steps)
                 self.steps += 1
             self.agent.end(terminated=True)
-            self._end.wait(0.001)  # a system that is alive, not one that fills the queue
+            self._end.wait(0.005)  # a system that is alive, not one that fills the queue
 
     def end(self, *, run_ended: bool = False) -> None:
         self._end.set()
@@ -158,8 +157,9 @@ def test_shards_and_servers_that_are_killed(tmp_path: Path) -> None:
             again.client.run(run_id).stop(immediate=True)
 
 
-def test_a_shard_that_is_away_holds_up_a_stop_and_a_pause_no_longer_than_itself(tmp_path: Path) -> None:
-    with running(tmp_path / "data", replay_shards=2, checkpoint_freq=200) as server:
+@pytest.mark.parametrize(("wish", "state"), [("stop", "STOPPED"), ("pause", "PAUSED")])
+def test_a_run_that_waits_for_a_shard_obeys(tmp_path: Path, wish: str, state: str) -> None:
+    with running(tmp_path / "data", replay_shards=2, checkpoint_freq=NEVER) as server:
         busy = Busy(server)
         run = server.client.run(busy.agent.run_id)
         until(lambda: updates(server, run.run_id) > 10, "learning")
@@ -169,12 +169,47 @@ def test_a_shard_that_is_away_holds_up_a_stop_and_a_pause_no_longer_than_itself(
             until(lambda: run.status().state == "WAITING", "the run says that it waits")
             assert "replay shard" in run.status().state_reason
             began = time.monotonic()
-            run.stop()
-            assert run.wait(timeout=20).state == "STOPPED"
+            getattr(run, wish)()
+            until(lambda: run.status().state == state, "its end")
             assert time.monotonic() - began < 10
+            assert run.status().checkpoints[-1].timesteps == run.status().timesteps_done > 0
         finally:
             victim.resume()
-        busy.end(run_ended=True)
+        if wish == "pause":
+            before = updates(server, run.run_id)
+            run.resume()
+            until(lambda: updates(server, run.run_id) > before, "learning again")
+        busy.end(run_ended=wish == "stop")
+
+
+def test_servers_that_share_a_database(tmp_path: Path) -> None:
+    """Agents push where the run is trained; when that server dies the other one has all that was acknowledged."""
+    shared = {
+        "database_url": f"sqlite:///{tmp_path}/shared.db",
+        "experience_dir": tmp_path / "experience",
+        "checkpoint_dir": tmp_path / "checkpoints",
+        "policies_dir": tmp_path / "policies",
+        "lease_seconds": 3,
+        "heartbeat_seconds": 1,
+        "checkpoint_freq": 200,
+        "replay_shards": 2,
+    }
+    with running(tmp_path / "one", **shared) as one, running(tmp_path / "two", **shared) as two:
+        busy = Busy(one)
+        run_id = busy.agent.run_id
+        until(lambda: updates(one, run_id) > 10, "learning")
+        with pytest.raises(TimeoutError, match="is trained by another server, whose replay shards have its experience"):
+            Busy(two, run_id=run_id, agent_id="elsewhere", join_seconds=3.0)
+        busy.end()
+        before = updates(one, run_id)
+        one.process.kill()
+        one.process.wait()
+        other = Busy(two, run_id=run_id, agent_id="elsewhere")
+        until(lambda: updates(two, run_id) > before, "learning on the other server")
+        other.end()
+        found = experienced(two, run_id)
+        assert len(found) == busy.steps + other.steps
+        two.client.run(run_id).stop(immediate=True)
 
 
 def test_an_extension_draws_from_what_its_parent_experienced(tmp_path: Path) -> None:

@@ -224,13 +224,20 @@ class AgentStream:
         self._settle(seq)
         newest = self._intake.streams.get(self._key)
         if newest is not None and newest is not self:  # it came over a connection that is gone
-            newest._settle(seq)
+            newest._settle_if_open(seq)
 
     def _reject(self, rejection: Rejection, steps: int) -> None:
         self._count(rejected=max(steps, 0))
         with self._changed:
             self._rejected.append(rejection)
         self._settle(rejection.seq)
+
+    def _settle_if_open(self, seq: int) -> None:
+        """What did not come again yet will: chunks before it, in another shard, may still be on their way."""
+        with self._changed:
+            if seq not in self._open:
+                return
+        self._settle(seq)
 
     def _settle(self, seq: int) -> None:
         with self._changed:

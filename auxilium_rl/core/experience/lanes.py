@@ -85,8 +85,11 @@ class AgentLanes(DeclaredLanes):
             self._patience.resumed()
 
     def hold(self, reason: str) -> None:
-        """A shard is away in the middle of learning; called until it is back, which ``came`` says."""
-        self._hold(reason, _RETRY, at_boundary=False)
+        """A shard is away in the middle of learning; called until it is back, which ``came`` says.
+
+        The run may end here, too: the gradient steps of this rollout that were not taken are all that it loses.
+        """
+        self._hold(reason, _RETRY)
 
     def close(self) -> None:
         """See ``LanePort``."""
@@ -96,9 +99,9 @@ class AgentLanes(DeclaredLanes):
     def _wait(self, seconds: float, there: int, wanted: int) -> None:
         """Whatever was not taken yet is read again, so this is a boundary: the run may end here and go on later."""
         away = self.shards.away if self.shards is not None else ""
-        self._hold(away or f"agents: {there} of {wanted} steps came", seconds, at_boundary=True)
+        self._hold(away or f"agents: {there} of {wanted} steps came", seconds)
 
-    def _hold(self, reason: str, seconds: float, *, at_boundary: bool) -> None:
+    def _hold(self, reason: str, seconds: float) -> None:
         now = time.monotonic()
         self._since = now if self._since is None else self._since
         if self._check is None and now - self._since > _QUIET:
@@ -107,7 +110,7 @@ class AgentLanes(DeclaredLanes):
         if self._control.urgent:
             self._control.obey_now()
         if self._control.command:
-            raise EndedEarly(self._control.command, at_boundary=at_boundary)
+            raise EndedEarly(self._control.command, at_boundary=True)
         self._control.pause(seconds)
 
 

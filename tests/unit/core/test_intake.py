@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
@@ -33,10 +34,12 @@ class Log:
         self.waiting: list[tuple[Record, Callable[[Exception | None], None]]] = []
         self.aside: list[Record] = []
         self.broken = False
+        self.ahead: set[int] = set()
+        """Stored, while chunks before them are not: they lie in other shards."""
         self.full = False
 
     def holds(self, agent_id: str, incarnation: str, seq: int) -> bool:
-        return seq <= self.durable.get((agent_id, incarnation), 0)
+        return seq <= self.durable.get((agent_id, incarnation), 0) or seq in self.ahead
 
     def append(self, record: Record, stored: Callable[[Exception | None], None]) -> None:
         self.waiting.append((record, stored))
@@ -85,6 +88,70 @@ def test_what_is_on_its_way_to_the_disk_is_not_acknowledged_to_who_comes_back() 
     log.write()
     assert told(second) == 3
     assert AgentStream(intake, "a", "1").welcome.durable_seq == 3
+
+
+def test_what_is_stored_before_what_comes_before_it() -> None:
+    """One shard is away, another one is not: nothing is acknowledged that a chunk before it keeps from that."""
+    log = Log()
+    intake = Intake(RUN, log)
+    first = AgentStream(intake, "a", "1")
+    for seq in (1, 2, 3, 4):
+        first.take(chunk(seq))
+    second = AgentStream(intake, "a", "1")  # the connection was cut; the agent has not sent anything again yet
+    for number in (1, 3):  # chunks 2 and 4 are stored, 1 and 3 are on their way to a shard that died
+        log.ahead.add(number + 1)
+        log.waiting[number][1](None)
+    assert (told(first), told(second)) == (0, 0)
+    for seq in (1, 2, 3, 4):
+        second.take(chunk(seq))
+    assert told(second) == 0
+    assert len(log.waiting) == 4  # nothing is stored again
+    log.waiting[0][1](None)
+    assert told(second) == 2
+    log.waiting[2][1](None)
+    assert told(second) == 4
+
+
+def test_what_another_server_left_here_and_there_is_not_stored_again() -> None:
+    log = Log()
+    log.durable, log.ahead = {("a", "1"): 2}, {4}
+    stream = AgentStream(Intake(RUN, log), "a", "1")
+    assert stream.welcome.durable_seq == 2
+    for seq in (3, 4):
+        stream.take(chunk(seq))
+    assert [record.seq for record, _ in log.waiting] == [3]
+    assert told(stream) == 2
+    log.write()
+    assert told(stream) == 4
+    assert stream.stats().steps == 2
+
+
+def test_two_connections_take_turns() -> None:
+    """The old one waits inside of the log; what comes over the new one must not get in before."""
+    log, entered, go_on = Log(), threading.Event(), threading.Event()
+    order: list[int] = []
+
+    def append(record: Record, stored: Callable[[Exception | None], None]) -> None:
+        if record.seq == 1:
+            entered.set()
+            assert go_on.wait(10)
+        order.append(record.seq)
+
+    log.append = append  # type: ignore[method-assign]
+    intake = Intake(RUN, log)
+    first = AgentStream(intake, "a", "1")
+    slow = threading.Thread(target=first.take, args=(chunk(1),))
+    slow.start()
+    assert entered.wait(10)
+    second = AgentStream(intake, "a", "1")
+    fast = threading.Thread(target=lambda: [second.take(chunk(seq)) for seq in (1, 2)])
+    fast.start()
+    fast.join(0.2)
+    assert order == []
+    go_on.set()
+    slow.join(10)
+    fast.join(10)
+    assert order == [1, 2]
 
 
 def test_what_could_not_be_stored_comes_again() -> None:
