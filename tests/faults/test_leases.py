@@ -24,7 +24,7 @@ LEASE = {"lease_seconds": 1.5, "heartbeat_seconds": 0.3, "checkpoint_freq": 500}
 
 def test_a_worker_that_is_stopped_past_its_lease_is_replaced(tmp_path: Path) -> None:
     with running(tmp_path / "data", **LEASE) as server:
-        run = start(server, "ppo", total_timesteps=32 * 2 * 150)
+        run = start(server, "ppo", total_timesteps=32 * 2 * 300)
         until(lambda: checkpoints(run), "a checkpoint")
         worker = worker_of(server, run.run_id)
         worker.send_signal(signal.SIGSTOP)
@@ -103,7 +103,7 @@ def test_two_servers_on_one_database(url: str, tmp_path: Path) -> None:
     shared = shared_settings(url, tmp_path)
     first = Server(tmp_path / "first", **shared)
     with running(tmp_path / "second", **shared) as second:
-        runs = [start(first, "ppo", total_timesteps=32 * 2 * 150, seed=n) for n in range(2)]
+        runs = [start(first, "ppo", total_timesteps=32 * 2 * 300, seed=n) for n in range(2)]
         until(lambda: all(run.status().state == "RUNNING" for run in runs), "one run on each server")
         here = {run.run_id: second.client.run(run.run_id) for run in runs}
         mine = next(run for run in runs if (first.data / "logs" / run.run_id).exists())
@@ -115,7 +115,7 @@ def test_two_servers_on_one_database(url: str, tmp_path: Path) -> None:
         until(lambda: here[mine.run_id].status().state_reason or here[mine.run_id].status().attempt == 2, "noticed")
         for run in here.values():
             status = run.wait(timeout=90)
-            assert (status.state, status.timesteps_done) == ("SUCCEEDED", 32 * 2 * 150)
+            assert (status.state, status.timesteps_done) == ("SUCCEEDED", 32 * 2 * 300)
         assert here[mine.run_id].status().attempt == 2
         until(lambda: stopped.status().state == "RUNNING", "the queued run")
         with running(tmp_path / "third", **shared) as third:
