@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,8 +74,10 @@ def check() -> None:
 
 def test() -> None:
     """Everything that CI asks for: ``check``, then every test with branch coverage."""
-    check()
-    beside("triton", ROOT / "tests" / "requirements-triton.txt")
+    with ThreadPoolExecutor(1) as pool:  # one computes, the other one mostly waits
+        installing = pool.submit(beside, "triton", ROOT / "tests" / "requirements-triton.txt")
+        check()
+        installing.result()
     workers = str(max(2, min(os.cpu_count() or 1, 4)))
     python("-m", "pytest", "-n", workers, "--dist", "loadfile", "--cov", "--cov-report=term", "--cov-report=")
 

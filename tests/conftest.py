@@ -9,6 +9,8 @@ from collections.abc import Callable
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Hundreds of processes are started here, which need not compile the same modules again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts what it runs in the background so, and children inherit it; some of them are sent SIGINT here.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -32,7 +32,7 @@ def test_one_start_of_an_agent_at_a_time(agents: SqlAgentRegistry) -> None:
     agents.join("r", "A", "second", "s1", 60)  # names compare by their bytes
     agents.join("other", "a", "second", "s1", 60)
     assert agents.report("r", "a", "first", 60, AgentStats(), connected=False)
-    agents.join("r", "a", "second", "s1", 0.0)  # the other one left
+    agents.join("r", "a", "second", "s1", -1.0)  # the other one left
     agents.join("r", "a", "third", "s1", 60)  # the lease ran out
     assert not agents.report("r", "a", "second", 60, AgentStats(steps=5), connected=True)
     assert [(one.agent_id, one.incarnation, one.connected) for one in agents.list("r")] == [
