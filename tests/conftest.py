@@ -4,9 +4,30 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+
+_TRACING = "COVERAGE_PROCESS_CONFIG"
+_UNTRACED = {
+    "test_act_parity.py",
+    "test_agent_examples.py",
+    "test_agent_replay.py",
+    "test_algorithms.py",
+    "test_compliance.py",
+    "test_cpp_agent.py",
+    "test_dataset_formats.py",
+    "test_datasets.py",
+    "test_dotnet_sequence.py",
+    "test_open_inference.py",
+    "test_other_languages.py",
+    "test_remote_env.py",
+    "test_repository.py",
+    "test_rl4sys.py",
+    "test_training_evaluation.py",
+    "test_truth.py",
+}
+"""Whose processes run what those of other tests run, and ``tests/faults``, whose processes are killed."""
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Hundreds of processes are started here, which need not compile the same modules again.
@@ -28,6 +49,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _processes_that_are_not_traced(request: pytest.FixtureRequest) -> Iterator[None]:
+    """To measure coverage takes a process half as long again; where it shows nothing new it is left out."""
+    untraced = request.path.name in _UNTRACED or request.path.parent.name == "faults"
+    told = os.environ.pop(_TRACING, None) if untraced else None
+    yield
+    if told is not None:
+        os.environ[_TRACING] = told
 
 
 @pytest.fixture
