@@ -182,6 +182,7 @@ def test_a_run_that_waits_for_a_shard_obeys(tmp_path: Path, wish: str, state: st
         busy.end(run_ended=wish == "stop")
 
 
+@pytest.mark.long
 def test_servers_that_share_a_database(tmp_path: Path) -> None:
     """Agents push where the run is trained; when that server dies the other one has all that was acknowledged."""
     shared = {
