@@ -80,18 +80,8 @@ def test() -> None:
         check()
         installing.result()
     workers = str(max(2, min(os.cpu_count() or 1, 4)))
-    python(
-        "-m",
-        "pytest",
-        "-n",
-        workers,
-        "--dist",
-        "loadfile",
-        "--no-loadscope-reorder",
-        "--cov",
-        "--cov-report=term",
-        "--cov-report=",
-    )
+    spread = ("-n", workers, "--dist", "loadfile", "--no-loadscope-reorder")
+    python("-m", "pytest", *spread, "--cov", "--cov-report=term", "--cov-report=")
 
 
 def python(*arguments: str) -> None:

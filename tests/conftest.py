@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _put_in_order(items: list[pytest.Item]) -> None:
-    """Tests of faults wait a lot: between those that compute, so that no processor is idle. What is short comes last."""
+    """Tests of faults wait a lot: they go between those that compute, so that no processor is idle."""
     files = {folder: sorted({one.path for one in items if folder in one.path.parts}) for folder in ("faults", "e2e")}
     place = {path: (number + 0.5) / len(paths) for paths in files.values() for number, path in enumerate(paths)}
     items.sort(key=lambda one: place.get(one.path, 2.0))
