@@ -112,6 +112,7 @@ def test_it_learns_cartpole(built: Path, server: Server) -> None:
     assert told["experience/stale"] == 0
 
 
+@pytest.mark.long
 def test_the_server_is_killed_in_the_middle(built: Path, tmp_path: Path) -> None:
     with running(tmp_path / "data") as first:
         port = first.port

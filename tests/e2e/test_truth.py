@@ -87,7 +87,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
         yield server, gyms
 
 
-@pytest.mark.parametrize("seed", [0, 7])
+@pytest.mark.parametrize("seed", [0, pytest.param(7, marks=pytest.mark.long)])
 @pytest.mark.parametrize("case", CASES)
 def test_weights_equal_plain_sb3(case: str, seed: int, service: tuple[Server, EnvironmentServer]) -> None:
     ours = served(*service, case, seed)
@@ -99,7 +99,7 @@ def test_weights_equal_plain_sb3(case: str, seed: int, service: tuple[Server, En
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["PPO", *(pytest.param(case, marks=pytest.mark.long) for case in ("A2C", "DQN"))])
 def test_another_seed_gives_other_weights(case: str, service: tuple[Server, EnvironmentServer]) -> None:
     one, other = served(*service, case, 1), served(*service, case, 2)
     assert not any(torch.equal(one[name], other[name]) for name in one if name.endswith("weight"))

@@ -56,6 +56,7 @@ def test_a_run_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
         assert "Segmentation fault" in raised.value.log_tail
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_after_a_stop_was_asked_for(tmp_path: Path) -> None:
     given = {"total_timesteps": 10**8, "hyperparameters": {"n_steps": 100_000, "batch_size": 100}}
     with running(tmp_path / "data", default_env="gym:CartPole-v1") as server:
@@ -69,6 +70,7 @@ def test_a_worker_that_dies_after_a_stop_was_asked_for(tmp_path: Path) -> None:
         assert "the worker died of SIGKILL" in ended.error_message
 
 
+@pytest.mark.long
 def test_warm_parent_that_dies_takes_its_workers_and_is_replaced(tmp_path: Path) -> None:
     with running(tmp_path / "data", default_env="gym:CartPole-v1") as server:
         victim = start_long(server)

@@ -161,6 +161,7 @@ class Hanging(gymnasium.Env[Any, Any]):
         return np.zeros(4, np.float32), 1.0, False, False, {}
 
 
+@pytest.mark.long
 def test_a_run_that_does_not_move_is_given_up(tmp_path: Path) -> None:
     released = threading.Event()
     with (

@@ -99,6 +99,7 @@ def test_one_start_many_times(tmp_path: Path, promise: Callable[..., None]) -> N
     promise("32 duplicates of one idempotent start", "1 row", f"{rows} row")
 
 
+@pytest.mark.long
 def test_a_shutdown_under_load(tmp_path: Path, promise: Callable[..., None]) -> None:
     """Readiness falls first; whoever was taken in is answered."""
     server = Server(tmp_path / "data", max_concurrent_runs=2)

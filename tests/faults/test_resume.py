@@ -112,7 +112,8 @@ def _alone(case: str, server: Server) -> RunStatus:
     return seen[0] if seen else ended(start(server, case, experiment_id=f"alone-{case}"))
 
 
-@pytest.mark.parametrize("case", ["ppo", *(pytest.param(case, marks=pytest.mark.long) for case in ("a2c", "dqn"))])
+@pytest.mark.long
+@pytest.mark.parametrize("case", ["ppo", "a2c", "dqn"])
 def test_also_on_a_simulator(case: str, server: Server) -> None:
     with serve_env(make_cartpole, 2, "127.0.0.1:0") as simulator:
         alone = ended(start(server, case, f"grpc://{simulator.address}"))
