@@ -79,7 +79,8 @@ def test_a_full_disk_of_everything(tmp_path: Path) -> None:
         assert equal(weights(status), weights(alone))
 
 
-@pytest.mark.parametrize("kind", ["postgresql", pytest.param("mariadb", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
 def test_a_database_that_is_away_for_longer_than_the_lease(kind: str, tmp_path: Path) -> None:
     with database(kind, tmp_path) as url:
         parsed = make_url(url)
