@@ -5,6 +5,7 @@ Only workers import this. Of what one lane pushed they give the batches that Sta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ from auxilium_rl.wire.rows import AnySpace
 __all__ = ["AgentDictReplayBuffer", "AgentHerReplayBuffer", "AgentReplayBuffer", "EpisodeReplay", "replay_arguments"]
 
 Samples = ReplayBufferSamples | DictReplayBufferSamples
-Reward = Callable[[npt.NDArray[Any], npt.NDArray[Any]], npt.NDArray[np.float32]]
+_ROUNDING = 1e-9
 
 
 def replay_arguments(spec: RunSpec, observation: AnySpace) -> dict[str, Any]:
@@ -103,13 +104,14 @@ class EpisodeReplay(ReplayBuffer):
         there = {name: share for name, share in self._shares.items() if name == ONLINE or self.others[name].size()}
         if not self.size():
             there.pop(ONLINE, None)
-        total = sum(there.values()) or 1.0
-        counts = {name: int(share / total * batch_size) for name, share in there.items() if name != ONLINE}
-        left = batch_size - sum(counts.values())
+        total, left = sum(there.values()) or 1.0, batch_size
+        counts: dict[str, int] = {}
+        for name in sorted(there.keys() - {ONLINE}):
+            counts[name] = min(_rounded(there[name] / total * batch_size), left)
+            left -= counts[name]
         if ONLINE in there or not counts:
             return left, counts
-        first = next(iter(counts))
-        counts[first] += left
+        counts[min(counts)] += left
         return 0, counts
 
     def _get_samples(self, batch_inds: npt.NDArray[Any], env: Any = None) -> Any:
@@ -235,6 +237,13 @@ class _Goals:
         if self._wish.reward == "dense":
             return [-distance.astype(np.float32)]
         return [-(distance > self._wish.distance_threshold).astype(np.float32)]
+
+
+def _rounded(exact: float) -> int:
+    """A whole number that is ``exact`` in the long run: a small share of a small batch must not come to nothing."""
+    whole = math.floor(exact + _ROUNDING)
+    rest = exact - whole
+    return whole + int(rest > _ROUNDING and np.random.random_sample() < rest)
 
 
 def _joined(parts: list[Any]) -> Any:

@@ -184,36 +184,41 @@ def _check_whole(rows: EpisodeRows, brute: Brute) -> None:
 
 
 def filled(shares: dict[str, float], counts: dict[str, int], n_steps: int = 1) -> AgentReplayBuffer:
-    """Buffers whose rewards say which they are: 1 for the run's own, 2 and 3 for the others."""
+    """Buffers whose rewards say which they are: 1 for the run's own, 10 and 100 for the others."""
     buffer = AgentReplayBuffer(100, PLACE, PLACE, device="cpu", shares=shares, n_steps=n_steps, gamma=0.5)
-    for value, (name, count) in enumerate(counts.items(), 1):
+    for number, (name, count) in enumerate(counts.items()):
         if not count:
             continue
         one = buffer if name == "online" else buffer.others[name]
         where = np.arange(count)
-        one.rewards[where, 0], one.pos = value, count
+        one.rewards[where, 0], one.pos = 10**number, count
         one.wrote(where, np.full(count, 7, np.uint64), where, np.zeros(count, bool))
     return buffer
+
+
+def given(batch: Any) -> list[int]:
+    """How many of a batch came from each; of two steps the rewards are 1.5 times as much, but for a buffer's last."""
+    return [int(((batch.rewards >= least) & (batch.rewards < 2 * least)).sum()) for least in (1, 10, 100)]
 
 
 @pytest.mark.parametrize("n_steps", [1, 2])
 def test_each_buffer_gives_its_share(n_steps: int) -> None:
     shares = {"online": 0.5, "demonstrations": 0.3, "old": 0.2}
-    buffer = filled(shares, {"online": 50, "demonstrations": 20, "old": 10}, n_steps)
-    batch = buffer.sample(100)
-    whole = [1.0, 2.0, 3.0] if n_steps == 1 else [1.5, 3.0, 4.5]
-    found = {value: int((batch.rewards == value).sum()) for value in whole}
-    assert found[whole[0]] >= 50 - 5 * (n_steps - 1)
-    assert abs(sum(found.values()) - 100) <= 20 * (n_steps - 1), "the last step of a buffer has no next one"
-    if n_steps == 1:
-        assert found == {1.0: 50, 2.0: 30, 3.0: 20}
-    else:
+    batch = filled(shares, {"online": 50, "demonstrations": 20, "old": 10}, n_steps).sample(100)
+    assert given(batch) == [50, 30, 20]
+    if n_steps == 2:
         assert set(batch.discounts.flatten().tolist()) <= {0.5, 0.25}
-    empty = filled(shares, {"online": 50, "demonstrations": 0, "old": 10})
-    found = {value: int((empty.sample(70).rewards == value).sum()) for value in (1.0, 3.0)}
-    assert found in ({1.0: 51, 3.0: 19}, {1.0: 50, 3.0: 20})
-    alone = filled(shares, {"online": 0, "demonstrations": 20, "old": 0})
-    assert (alone.sample(10).rewards == 2).all()
+    assert given(filled(shares, {"online": 50, "demonstrations": 0, "old": 10}).sample(70)) == [50, 0, 20]
+    assert given(filled(shares, {"online": 0, "demonstrations": 20, "old": 0}).sample(10)) == [0, 10, 0]
+
+
+def test_a_small_share_of_a_small_batch_is_not_nothing() -> None:
+    np.random.seed(0)
+    buffer = filled({"online": 0.97, "demonstrations": 0.03}, {"online": 50, "demonstrations": 20})
+    found = np.array([given(buffer.sample(16)) for _ in range(2000)])
+    assert (found.sum(axis=1) == 16).all()
+    assert set(found[:, 1]) == {0, 1}
+    assert found[:, 1].mean() == pytest.approx(0.48, abs=0.05)
 
 
 class Parts:
