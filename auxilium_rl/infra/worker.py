@@ -157,9 +157,13 @@ class _Worker:
     def _lanes(self, patience: RunPatience) -> LanePort:
         spec, settings = self.run.spec, self.settings
         if spec.environment.uri == AGENTS:
-            reader = SegmentReader(settings.experience_folder / self.run.run_id)
-            return AgentLanes(self.run, reader, self.control, patience, self._shards())
+            return AgentLanes(
+                self.run, self._reader_of(self.run.run_id), self.control, patience, self._shards(), self._reader_of
+            )
         return open_lanes(spec.environment, settings, patience, self.factory, spec.experiment_id, self.gateway, self)
+
+    def _reader_of(self, run_id: str) -> SegmentReader:
+        return SegmentReader(self.settings.experience_folder / run_id)
 
     def _shards(self) -> ShardClient | None:
         layout = layout_of(self.run, self.registry.get)

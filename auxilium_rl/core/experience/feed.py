@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from auxilium_rl.core.errors import ModelCorrupt
 from auxilium_rl.core.experience.ports import ExperienceReader, Record
 from auxilium_rl.wire.chunks import ChunkCodec, Experience, Span
 from auxilium_rl.wire.rows import Obs, take
@@ -88,6 +89,7 @@ class Feed:
         pause: called while there are too few steps, with a time in seconds that it should take; raises when the run
             must end.
         max_staleness: None: steps of any version are learned from.
+        reader_of: reads what was pushed to another run, which this one goes on from.
     """
 
     def __init__(
@@ -96,8 +98,11 @@ class Feed:
         codec: ChunkCodec,
         pause: Callable[[float, int, int], None],
         max_staleness: int | None = None,
+        reader_of: Callable[[str], ExperienceReader] | None = None,
     ) -> None:
         self._reader, self._codec, self._pause = reader, codec, pause
+        self._reader_of = reader_of
+        self._inherited: list[list[Any]] = []
         self._max_staleness = max_staleness
         self._pending: deque[_Pending] = deque()
         self._seen: dict[tuple[str, str], int] = {}
@@ -152,17 +157,32 @@ class Feed:
             "counts": vars(self.counts).copy(),
             "returns": [[*key, *told] for key, told in self._returns.items()],
             "aside": [list(key) for key in self._aside_keys],
+            "inherited": self._inherited,
         }
 
     def put_back(self, state: dict[str, Any]) -> None:
         """Go on where another feed of the same run was captured. Raises ModelCorrupt when a log is gone."""
         self._pending.clear()
         self._seen = {(agent, incarnation): seq for agent, incarnation, seq in state["seen"]}
-        self._read_aside({(agent, incarnation) for agent, incarnation in state.get("aside", [])})
+        self._aside, self._aside_keys = [], set()
+        self._inherited = state.get("inherited", [])
+        self._read_inherited()
+        self._aside_keys = {(agent, incarnation) for agent, incarnation in state.get("aside", [])}
+        self._read_aside(self._reader, {key: self._seen[key] for key in self._aside_keys})
         self._reader.seek(dict(state["positions"]))
         self._skip = {} if state["partly"] is None else {state["partly"][0]: state["partly"][1]}
         self.version, self.counts = state["version"], Counts(**state["counts"])
         self._returns = {(agent, start, episode): (r, n) for agent, start, episode, r, n in state["returns"]}
+
+    def inherit(self, run_id: str, state: dict[str, Any]) -> None:
+        """Begin as a run that goes on from another one, whose feed was captured: what went aside there counts here.
+
+        Its own steps are in the replay buffer that this run begins with.
+        """
+        seen = {(agent, incarnation): seq for agent, incarnation, seq in state["seen"]}
+        aside = [[agent, incarnation, seen[agent, incarnation]] for agent, incarnation in state.get("aside", [])]
+        self._inherited = [*state.get("inherited", []), *([[run_id, aside]] if aside else [])]
+        self._read_inherited()
 
     # -- inside
 
@@ -203,6 +223,7 @@ class Feed:
             pending = _Pending(record, self._codec.decode(message))
             if message.buffer:
                 self._put_aside(message.buffer, pending)
+                self._aside_keys.add(key)
                 continue
             self._advance(pending, self._skip.pop(record.position, 0))
             self._pending.append(pending)
@@ -216,21 +237,32 @@ class Feed:
         while pending.span < len(pending.chunk.spans):
             pieces.append(self._cut(pending, pending.chunk.count))
         self._aside.append((name, pieces))
-        self._aside_keys.add((pending.record.agent_id, pending.record.incarnation))
 
-    def _read_aside(self, keys: set[tuple[str, str]]) -> None:
-        """All that had gone aside, from the logs' beginning: no checkpoint holds it."""
-        self._aside, self._aside_keys = [], set()
-        if not keys:
+    def _read_aside(self, reader: ExperienceReader, upto: dict[tuple[str, str], int]) -> None:
+        """All that had gone aside, from the logs' beginning: no checkpoint holds it.
+
+        Args:
+            upto: the last chunk of each incarnation. Raises ModelCorrupt when they are not all there.
+        """
+        if not upto:
             return
-        last: dict[tuple[str, str], int] = {}
-        self._reader.seek({})
-        for record in self._reader.read():
+        last = dict.fromkeys(upto, 0)
+        reader.seek({})
+        for record in reader.read():
             key = record.agent_id, record.incarnation
-            if key in keys and last.get(key, 0) < record.seq <= self._seen.get(key, 0):
+            if last.get(key, record.seq) < record.seq <= upto[key]:
                 last[key] = record.seq
                 message = self._codec.parse(record.chunk)
                 self._put_aside(message.buffer, _Pending(record, self._codec.decode(message)))
+        if last != upto:
+            gone = ", ".join(sorted(key[0] for key in upto if last[key] != upto[key]))
+            raise ModelCorrupt(f"what {gone:.160} pushed to other buffers than the run's own is gone")
+
+    def _read_inherited(self) -> None:
+        for run_id, aside in self._inherited:
+            assert self._reader_of is not None
+            upto = {(agent, incarnation): seq for agent, incarnation, seq in aside}
+            self._read_aside(self._reader_of(run_id), upto)
 
     def _count(self, piece: Piece) -> None:
         total, length = self._returns.pop(piece.key, (0.0, 0))

@@ -35,6 +35,7 @@ class AgentLanes(DeclaredLanes):
 
     Args:
         shards: hold what is pushed, instead of the log that ``reader`` reads.
+        reader_of: reads what was pushed to another run.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class AgentLanes(DeclaredLanes):
         control: Control,
         patience: Patience,
         shards: ReplayShards | None = None,
+        reader_of: Callable[[str], ExperienceReader] | None = None,
     ) -> None:
         spec = run.spec
         observation, action, mask_len = spaces_of(spec.environment.contract)
@@ -56,7 +58,7 @@ class AgentLanes(DeclaredLanes):
         staleness = plan.max_staleness if on_policy and not plan.synchronous else None
         self.shards = shards
         self.feed = (
-            Feed(reader, ChunkCodec(observation, action, mask_len), self._wait, staleness)
+            Feed(reader, ChunkCodec(observation, action, mask_len), self._wait, staleness, reader_of)
             if shards is None
             else ShardFeed(shards, self._wait)
         )
@@ -73,8 +75,10 @@ class AgentLanes(DeclaredLanes):
     def restore(self, states: Sequence[bytes]) -> Start:
         """See ``LanePort``."""
         kept = unpack(states[0])
-        if kept["run_id"] == self._run_id:  # another run's experience lies elsewhere; this one begins with its own
+        if kept["run_id"] == self._run_id:
             self.feed.put_back(kept["feed"])
+        elif isinstance(self.feed, Feed):  # another run's log lies elsewhere; this one begins with its own
+            self.feed.inherit(kept["run_id"], kept["feed"])
         return self.reset(range(self.lanes), [])
 
     def came(self) -> None:

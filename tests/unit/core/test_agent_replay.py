@@ -3,7 +3,9 @@ buffers in one batch; the same again after a restart."""
 
 from __future__ import annotations
 
+import shutil
 from copy import deepcopy
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from stable_baselines3 import DQN, SAC, HerReplayBuffer
 
 from auxilium_rl.core.control import Control
 from auxilium_rl.core.dto import EnvironmentSource, ExperiencePlan, Hindsight, Run, RunSpec
+from auxilium_rl.core.errors import ModelCorrupt
 from auxilium_rl.core.experience.episode_rows import EpisodeRows
 from auxilium_rl.core.experience.lanes import AgentLanes
 from auxilium_rl.core.experience.pushed import learn_from
@@ -274,6 +277,19 @@ def test_demonstrations_beside(tmp_path: Path) -> None:
     assert (name, pieces) == ("demonstrations", 40)
     assert sum(piece.count for piece in again.feed.take(32)) == 32
     assert (again.feed.counts.repeated, again.feed.aside()) == (0, [])
+    # A run that goes on from this one has them too, and so has its own successor.
+    logs = {"r": tmp_path / "log", "child": tmp_path / "child"}
+    reader_of = lambda run_id: SegmentReader(logs[run_id])  # noqa: E731
+    for _ in range(2):
+        run = replace(_run_of(env, plan), run_id="child")
+        child = AgentLanes(run, reader_of("child"), Control(), Impatience(), reader_of=reader_of)
+        child.restore(states)
+        ((name, pieces),) = _together(child.feed.aside())
+        assert (name, sum(piece.count for piece in pieces)) == ("demonstrations", 40)
+        states = child.snapshot()
+    shutil.rmtree(tmp_path / "log")
+    with pytest.raises(ModelCorrupt, match="what teacher pushed to other buffers than the run's own is gone"):
+        child.restore(states)
 
 
 def _together(found: list[tuple[str, list[Any]]]) -> list[tuple[str, list[Any]]]:
