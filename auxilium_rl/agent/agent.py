@@ -14,11 +14,13 @@ from typing import Any
 
 import structlog
 
+from auxilium_rl.agent.backlog import Backlog
 from auxilium_rl.agent.config import AgentConfig
-from auxilium_rl.agent.episode import Choice, Episode, Rows, Step, UnheardEpisode, UnsentEpisode
+from auxilium_rl.agent.episode import UNHEARD, UNSENT, UNTAKEN, Episode, Step
 from auxilium_rl.agent.link import Link
 from auxilium_rl.agent.outbox import Outbox, Undelivered
 from auxilium_rl.agent.packing import Packer, own_buffer
+from auxilium_rl.agent.packing_thread import PackingThread
 from auxilium_rl.agent.seeing import Eye
 from auxilium_rl.client import Client
 from auxilium_rl.client.agents import Agents
@@ -75,20 +77,15 @@ class Agent:
         self._mask_len = mask_length(action_space) if masked else 0
         self._eye = Eye(observation_space, action_space)
         self._client = Client(self.config.address, connect_timeout=self.config.join_seconds)
-        self._lock, self._acting = threading.Lock(), threading.Lock()
-        self._work = threading.Condition()
-        self._closed = self._forced = self._at_once = False
-        self._episodes: dict[str, Episode] = {}
-        self._ending: list[Episode] = []
-        self._number = secrets.randbits(40) << 20
-        self._unsent = self._completed = 0
-        self._acted_with = -1
-        self._held: list[Rows] = []
-        self._fault: Exception | None = None
+        self._acting = threading.Lock()
+        self._closed = False
+        self._backlog = Backlog(secrets.randbits(40) << 20)
+        self._completed, self._acted_with = 0, -1
+        self._chunk = max(min(self.config.chunk_steps, self.config.chunk_bytes // self._eye.step_bytes), 1)
         self.unfinished = self.unkept = 0
         self._rng = SplitMix64(self.config.seed if self.config.seed is not None else secrets.randbits(64))
         self._link: Link | None = None
-        self._packing: threading.Thread | None = None
+        self._packing: PackingThread | None = None
         try:
             self._join(observation_space, action_space)
         except BaseException:
@@ -98,11 +95,10 @@ class Agent:
     def _join(self, observation: AnySpace, action: AnySpace) -> None:
         config = self.config
         self.run_id = config.run_id or self._started(observation, action)
-        self._quota = 0
+        self._quota, self._explores = 0, config.explore
         if config.explore:
             self._outbox, incarnation = self._opened()
             buffer = own_buffer(config.buffer)
-            self._packer = Packer(self._eye.counted, self._eye.counted_action, self._mask_len, config.compress, buffer)
             join = pb.Join(
                 run_id=self.run_id,
                 agent_id=config.name,
@@ -112,7 +108,7 @@ class Agent:
                 mask_len=self._mask_len,
                 buffer=buffer,
             )
-            self._link = Link(self._client.experience_stub, config.address, join, self._outbox, self._notify)
+            self._link = Link(self._client.experience_stub, config.address, join, self._outbox, self._wake)
             self._quota = self._link.wait_for_welcome(config.join_seconds).quota
         self._await_run()
         self._policy = LocalPolicy(
@@ -122,8 +118,10 @@ class Agent:
             lambda graph, description: Sampler(graph, description, config.noise),
         )
         if config.explore:
-            self._packing = threading.Thread(target=self._pack_on, name="agent-packing", daemon=True)
-            self._packing.start()
+            packer = Packer(self._eye.counted, self._eye.counted_action, self._mask_len, config.compress, buffer)
+            self._packing = PackingThread(
+                self._backlog, packer, self._outbox, self._chunk, config.chunk_seconds, lambda: self.run_ended
+            )
 
     def _started(self, observation: AnySpace, action: AnySpace) -> str:
         """The run of the experiment: whoever asks first starts it, the others get the same one."""
@@ -211,59 +209,64 @@ class Agent:
             now = self._under_way(episode, kept)
             return self._recorded(self._chosen(row, kept, legal), now)
 
-    def choose(self, observation: Any, mask: Any = None) -> Choice:
+    def choose(self, observation: Any, mask: Any = None) -> Step:
         """Choose an action without taking it; ``record`` it when it is taken. Raises as ``act`` does."""
         row, kept = self._eye.see(observation)
         legal = None if mask is None else self._eye.mask(mask, self._mask_len)
         with self._acting:
             return self._chosen(row, kept, legal)
 
-    def record(self, choice: Choice, *, episode: str = "") -> Step:
-        """An action that was chosen was taken, as the next step of an episode. Raises ClientError as ``act`` does."""
+    def record(self, step: Step, *, episode: str = "") -> Step:
+        """An action that was chosen was taken, as the next step of an episode.
+
+        Raises:
+            InvalidArgument: it was recorded already.
+            ClientError: as ``act`` does.
+        """
+        if step.episode is not UNTAKEN:
+            raise InvalidArgument.of("step", "it was recorded already; one that was chosen and not yet is accepted")
         with self._acting:
-            return self._recorded(choice, self._under_way(episode, choice.seen))
+            return self._recorded(step, self._under_way(episode, step.seen))
 
     @property
     def _unheard(self) -> bool:
         """Whether nothing more will be sent."""
-        return self._closed or (self._link is not None and (bool(self._link.ended) or self._link.final))
+        link = self._link
+        return self._closed or (link is not None and (link.final or bool(link.ended)))
 
     def _under_way(self, name: str, seen: Any) -> Episode | None:
         """The episode of a name, in which this is seen now; None: nobody is told of it."""
-        if not self.config.explore or self._unheard:
+        if not self._explores or self._unheard:
             return None
-        now = self._episodes.get(name)
+        now = self._backlog.under_way.get(name)
         if now is None:
-            self._number += 1
-            now = self._episodes[name] = Episode(self._number, name, self._lock)
-        elif now.waiting:
+            return self._backlog.begin(name)
+        if self._quota and now.steps:
             self._saw(now, seen)
         return now
 
-    def _chosen(self, row: Any, kept: Any, legal: Any) -> Choice:
+    def _chosen(self, row: Any, seen: Any, legal: Any) -> Step:
         sampler, version = self._policy.made
         try:
-            if self.config.explore:
+            if self._explores:
                 taken, sent, log_prob = sampler.draw(row, self._rng, legal)
             else:
                 taken, sent, log_prob = sampler.best(row, legal)
         except Refused as refused:
             raise ActError(str(refused)) from refused
-        return Choice(kept, taken, self._eye.native(sent), log_prob, legal, version)
+        return Step(self._eye.native(sent), log_prob, version, seen, taken, legal)
 
-    def _recorded(self, choice: Choice, now: Episode | None) -> Step:
+    def _recorded(self, step: Step, now: Episode | None) -> Step:
         if now is None:
-            self.unkept += self.config.explore
-            episode = _UNHEARD if self.config.explore else _NOWHERE
-            return Step(choice.action, choice.log_prob, choice.version, episode, 0)
-        number = now.add(choice.seen, choice.taken, choice.log_prob, choice.mask, choice.version)
-        with self._lock:
-            self._unsent += 1
-        if self._unsent % self.config.chunk_steps == 0:
-            self._notify()
-        if self._unsent >= self.config.queue_steps or self._outbox.is_full:
+            self.unkept += self._explores
+            step.episode = UNHEARD if self._explores else UNSENT
+            return step
+        waiting = self._backlog.add(now, step)
+        if waiting % self._chunk == 0:
+            self._wake()
+        if waiting >= self.config.queue_steps or self._outbox.is_full:
             self._make_room()
-        return Step(choice.action, choice.log_prob, choice.version, now, number)
+        return step
 
     def end(
         self,
@@ -289,21 +292,19 @@ class Agent:
         if truncated and final_obs is None:
             raise InvalidArgument.of("final_obs", "none given; a truncated episode is worth what was seen last")
         final = None if final_obs is None else self._eye.see(final_obs)[1]
-        if not self.config.explore:
+        if not self._explores:
             return
         with self._acting:
-            now = self._episodes.pop(episode, None)
-            if now is None and self._unheard:
-                return
-            if now is None:
-                known = ", ".join(repr(name) for name in self._episodes) or "none"
+            begun = self._backlog.under_way
+            if episode not in begun:
+                if self._unheard:
+                    return
+                known = ", ".join(map(repr, begun)) or "none"
                 raise InvalidArgument.of("episode", f"{episode!r} given, which has not begun; {known} is under way")
-            with self._lock:
-                now.end(terminated, final, rewards_follow)
-                self._ending.append(now)
+            self._backlog.end(episode, terminated, final, rewards_follow)
             self._completed += 1
-            if self._unsent >= self.config.chunk_steps:
-                self._notify()
+            if self._backlog.steps >= self._chunk:
+                self._wake()
 
     def flush(self, timeout: float = _PATIENCE) -> None:
         """Send everything that is known and wait until it is stored; rewards that were not said are 0 then.
@@ -312,8 +313,9 @@ class Agent:
             Undelivered: it was not, in ``timeout`` seconds; it stays here.
             ClientError: it cannot be packed; it stays here.
         """
-        self._force()
-        self._check_packing()
+        if self._packing is not None:
+            self._packing.force()
+            self._check_packing()
         if self._link is not None and not self._outbox.drained(0) and not self._delivered(timeout):
             why = (
                 "the run has ended"
@@ -332,22 +334,22 @@ class Agent:
         if self._closed:
             return
         lost = 0
-        if self._link is not None:
-            self._force()
-            self.unfinished = sum(one.waiting for one in self._episodes.values())
+        if self._link is not None and self._packing is not None:
+            self._packing.force()
+            self.unfinished = self._backlog.unfinished()
             with self._outbox.changed:
                 self._outbox.closed = True
                 self._outbox.changed.notify_all()
             if not self._delivered(timeout) and not self.run_ended:
                 lost = self._outbox.steps
         saved = self._outbox.save() if lost else 0
-        held = sum(len(rows.rewards) for rows in self._held)
         self._hang_up()
+        held, fault = (self._packing.held, self._packing.fault) if self._packing is not None else (0, None)
         if lost or held:
             kept = "they are lost"
             if saved:
                 kept = f"the next start of this agent sends {'them' if saved == lost + held else f'{saved} of them'}"
-            why = f"; {held} could not be packed: {self._fault!r}" if held else ""
+            why = f"; {held} could not be packed: {fault!r}" if held else ""
             raise Undelivered(lost + held, f"{lost + held} steps were not stored within {timeout:g} s; {kept}{why}")
 
     def _delivered(self, timeout: float) -> bool:
@@ -361,9 +363,8 @@ class Agent:
 
     def _hang_up(self) -> None:
         self._closed = True
-        self._notify()
         if self._packing is not None:
-            self._packing.join()
+            self._packing.close()
         if self._link is not None:
             self._link.close()
         if hasattr(self, "_policy"):
@@ -388,12 +389,9 @@ class Agent:
         return self._outbox.spilled if self._link is not None else 0
 
     def _saw(self, episode: Episode, observation: Any) -> None:
-        """The step before is complete; in synchronous mode that may have been the last with this version."""
-        with self._lock:
-            episode.saw(observation)
+        """In synchronous mode the step before is complete now; it may have been the last with this version."""
+        self._backlog.saw(episode, observation)
         self._completed += 1
-        if not self._quota:
-            return
         version = self.version
         if version != self._acted_with:
             self._acted_with, self._completed = version, 1
@@ -404,111 +402,39 @@ class Agent:
         assert self._link is not None
         waited = 0
         while not (self._unheard or self._closed):
-            self._notify(at_once=True)
+            self._wake(at_once=True)
             self._check_packing()
             if self._policy.wait_for(version + 1, 0.1):
                 break
             waited += 1
-            if waited == _PATIENT and (open_steps := self._unrewarded()):
+            if waited == _PATIENT and (open_steps := self._backlog.steps - self._backlog.ready()):
                 _log.warning("agent_waits_for_rewards", steps=open_steps, version=version)
         self._acted_with, self._completed = self.version, 0
 
     def _make_room(self) -> None:
         """Wait while there is no place for more."""
-        self._notify()
-        assert self._link is not None
+        self._wake()
         told = False
-        while (self._unsent >= self.config.queue_steps or self._outbox.is_full) and not self._closed:
+        while (self._backlog.steps >= self.config.queue_steps or self._outbox.is_full) and not self._closed:
             if self._unheard:
                 return
             self._check_packing()
-            with self._lock:
-                ready = sum(one.ready() for one in (*self._ending, *self._episodes.values()))
-            if not ready and not self._outbox.is_full:
+            if not self._backlog.ready() and not self._outbox.is_full:
                 raise ClientError(
-                    f"{self._unsent} steps wait for their rewards (queue_steps is {self.config.queue_steps}); "
+                    f"{self._backlog.steps} steps wait for their rewards (queue_steps is {self.config.queue_steps}); "
                     "say them, or end the episode"
                 )
             if not told:
                 told = True
-                _log.warning("agent_slows_down", unsent=self._unsent, unstored=self._outbox.steps)
+                _log.warning("agent_slows_down", unsent=self._backlog.steps, unstored=self._outbox.steps)
             with self._outbox.changed:
                 self._outbox.changed.wait(0.01)
 
-    def _unrewarded(self) -> int:
-        with self._lock:
-            return sum(one.waiting - one.ready() for one in (*self._ending, *self._episodes.values()))
-
-    def _notify(self, *, at_once: bool = False) -> None:
-        with self._work:
-            self._at_once = self._at_once or at_once
-            self._work.notify_all()
-
-    def _force(self) -> None:
-        """Have everything packed that can be."""
-        if self._packing is None:
-            return
-        with self._work:
-            self._forced = True
-            self._work.notify_all()
-            self._work.wait_for(lambda: not self._forced or self._closed)
+    def _wake(self, *, at_once: bool = False) -> None:
+        if self._packing is not None:
+            self._packing.wake(at_once=at_once)
 
     def _check_packing(self) -> None:
-        if self._fault is not None:
-            raise ClientError(f"experience cannot be packed, and waits here: {self._fault!r}") from self._fault
-
-    def _pack_on(self) -> None:
-        idle = True
-        while True:
-            with self._work:
-                hurry = self._forced or self._closed or self._at_once
-                if not hurry and (idle or self._unsent < self.config.chunk_steps):
-                    self._work.wait(self.config.chunk_seconds or None)
-                forced, closed, self._at_once = self._forced, self._closed, False
-            before = self._outbox.next_seq
-            try:
-                while self._pack(force=forced):
-                    pass
-                self._fault = None
-            except Exception as error:  # noqa: BLE001 - what is here must not be forgotten because one chunk failed
-                if self._fault is None:
-                    _log.exception("packing_failed")
-                self._fault = error
-            idle = self._outbox.next_seq == before  # steps that wait for their rewards are no work
-            with self._work:
-                if forced:
-                    self._forced = False
-                    self._work.notify_all()
-            if closed:
-                return
-
-    def _pack(self, *, force: bool) -> bool:
-        """Pack one chunk; whether there may be more."""
-        if self.run_ended or (self._outbox.is_full and not force):
-            return False
-        if not self._held:  # what could not be packed last time is tried again, before what came after it
-            with self._lock:
-                self._held, count = self._taken(force)
-                self._unsent -= count
-        if not self._held:
-            return False
-        chunk = self._packer.pack(self._outbox.next_seq, self._held)
-        self._outbox.put(chunk)
-        self._held = []
-        return chunk.count >= self.config.chunk_steps or force
-
-    def _taken(self, force: bool) -> tuple[list[Rows], int]:
-        """Steps for one chunk, the oldest episodes first. Under the lock."""
-        taken: list[Rows] = []
-        left = max(min(self.config.chunk_steps, self.config.chunk_bytes // self._eye.step_bytes), 1)
-        count = 0
-        for episode in (*self._ending, *list(self._episodes.values())):
-            ready = min(episode.ready(force=force), left - count)
-            if ready > 0:
-                taken.append(episode.take(ready))
-                count += ready
-        self._ending = [one for one in self._ending if one.waiting]
-        return taken, count
-
-
-_NOWHERE, _UNHEARD = UnsentEpisode(), UnheardEpisode()
+        fault = self._packing.fault if self._packing is not None else None
+        if fault is not None:
+            raise ClientError(f"experience cannot be packed, and waits here: {fault!r}") from fault

@@ -6,7 +6,9 @@ import math
 import threading
 from typing import Any, NamedTuple
 
-__all__ = ["Choice", "Episode", "RewardTooLate", "Rows", "Step", "UnheardEpisode", "UnsentEpisode"]
+__all__ = ["UNHEARD", "UNSENT", "UNTAKEN", "Episode", "RewardTooLate", "Rows", "Step"]
+
+_NEVER = 1 << 62
 
 
 class RewardTooLate(Exception):
@@ -20,13 +22,19 @@ class Step:
         action: as the environment takes it.
         log_prob: of the action; NaN where the policy has no probabilities.
         version: of the policy that chose it.
+        seen: what it was chosen on. taken: the action as it is learned from. mask: what was legal; None: everything.
+        episode, number: where it was noted.
+        worth: what was said of it; None: nothing yet.
     """
 
-    __slots__ = ("_episode", "_number", "action", "log_prob", "version")
+    __slots__ = ("action", "episode", "log_prob", "mask", "number", "seen", "taken", "version", "worth")
 
-    def __init__(self, action: Any, log_prob: float, version: int, episode: Episode, number: int) -> None:
+    def __init__(self, action: Any, log_prob: float, version: int, seen: Any, taken: Any, mask: Any) -> None:
         self.action, self.log_prob, self.version = action, log_prob, version
-        self._episode, self._number = episode, number
+        self.seen, self.taken, self.mask = seen, taken, mask
+        self.episode: Episode = UNTAKEN
+        self.number = 0
+        self.worth: float | None = None
 
     def reward(self, value: float) -> None:
         """Say what the step was worth; said again, the last word counts.
@@ -36,41 +44,29 @@ class Step:
 
         Raises:
             RewardTooLate: it was sent.
+            ValueError: this is no finite number, or the step was chosen and not recorded.
         """
-        self._episode.put_reward(self._number, value)
-
-
-class Choice(NamedTuple):
-    """An action that was chosen, and may be taken.
-
-    Attributes:
-        seen: what it was chosen on. taken: as it is learned from.
-        action: as the environment takes it.
-    """
-
-    seen: Any
-    taken: Any
-    action: Any
-    log_prob: float
-    mask: Any
-    version: int
+        worth, episode = float(value), self.episode
+        if not math.isfinite(worth):
+            raise ValueError(f"reward: {value} given; a finite number is accepted")
+        with episode.lock:
+            if self.number >= episode.base:
+                self.worth = worth
+                return
+        episode.too_late(self.number)
 
 
 class Rows(NamedTuple):
-    """Steps of one episode on their way out; one list item for each.
+    """Steps of one episode on their way out.
 
     Attributes:
+        start: number of the first.
         following: what was seen after the last one; None: the episode terminated and nothing was.
     """
 
     episode: int
     start: int
-    observations: list[Any]
-    actions: list[Any]
-    rewards: list[float]
-    log_probs: list[float]
-    masks: list[Any]
-    versions: list[int]
+    steps: list[Step]
     terminated: bool
     truncated: bool
     following: Any
@@ -79,122 +75,86 @@ class Rows(NamedTuple):
 class Episode:
     """Steps that were taken and not yet sent.
 
+    Attributes:
+        base: steps that were sent.
+        steps: those that were not.
+        following: what came after the last of them; None: nothing yet.
+
     Args:
         lock: whoever adds or takes away holds it.
     """
 
     def __init__(self, number: int, key: str, lock: threading.Lock) -> None:
-        self.number, self.key, self._lock = number, key, lock
+        self.number, self.key, self.lock = number, key, lock
         self.base = 0
-        """Steps that were sent."""
-        self._observations: list[Any] = []
-        self._actions: list[Any] = []
-        self._log_probs: list[float] = []
-        self._masks: list[Any] = []
-        self._versions: list[int] = []
-        self._rewards: list[float | None] = []
-        self._next: Any = None
+        self.steps: list[Step] = []
+        self.following: Any = None
         self.terminated = self.truncated = False
         self._rewards_follow = False
 
-    @property
-    def over(self) -> bool:
-        """Whether it ended."""
-        return self.terminated or self.truncated
+    def end(self, terminated: bool, final: Any, rewards_follow: bool) -> None:
+        """No step comes any more. Under the lock."""
+        self.following, self._rewards_follow = final, rewards_follow
+        self.terminated, self.truncated = terminated, not terminated
 
-    @property
-    def waiting(self) -> int:
-        """Steps that were not sent."""
-        return len(self._rewards)
+    def ready(self, most: int = _NEVER, *, force: bool = False) -> int:
+        """Steps that can be sent: their rewards are known, and what was seen after them. Under the lock."""
+        steps, over = self.steps, self.terminated or self.truncated
+        there = max(min(len(steps) - (not over and self.following is None), most), 0)
+        if force or (over and not self._rewards_follow):
+            return there
+        return next((number for number in range(there) if steps[number].worth is None), there)
 
-    def add(self, observation: Any, action: Any, log_prob: float, mask: Any, version: int) -> int:
-        """Note a step; gives its number."""
-        with self._lock:
-            self._observations.append(observation)
-            self._actions.append(action)
-            self._log_probs.append(log_prob)
-            self._masks.append(mask)
-            self._versions.append(version)
-            self._rewards.append(None)
-            self._next = None
-            return self.base + len(self._rewards) - 1
+    def take(self, count: int) -> Rows:
+        """The oldest ``count`` steps, which are no longer here then. Under the lock."""
+        last = count == len(self.steps)
+        following = self.following if last else self.steps[count].seen
+        rows = Rows(
+            self.number, self.base, self.steps[:count], last and self.terminated, last and self.truncated, following
+        )
+        self.base += count
+        del self.steps[:count]
+        return rows
 
-    def put_reward(self, number: int, value: float) -> None:
-        """Raises RewardTooLate, ValueError."""
-        reward = _reward(value)
-        with self._lock:
-            if number >= self.base:
-                self._rewards[number - self.base] = reward
-                return
+    def too_late(self, number: int) -> None:
+        """Raises RewardTooLate."""
         raise RewardTooLate(
             f"step {number} of episode {self.key or self.number} was sent already; say rewards before the episode "
             "ends, or end it with rewards_follow=True"
         )
 
-    def saw(self, observation: Any) -> None:
-        """What came after the last step, before the next is chosen. Under the lock."""
-        self._next = observation
 
-    def end(self, terminated: bool, final: Any, rewards_follow: bool) -> None:
-        """No step comes any more. Under the lock."""
-        self._next, self._rewards_follow = final, rewards_follow
-        self.terminated, self.truncated = terminated, not terminated
-
-    def ready(self, *, force: bool = False) -> int:
-        """Steps that can be sent: their rewards are known, and what was seen after them. Under the lock."""
-        there = len(self._rewards)
-        if not self.over and self._next is None:
-            there -= 1
-        if force or (self.over and not self._rewards_follow):
-            return max(there, 0)
-        rewards = self._rewards
-        return next((number for number in range(there) if rewards[number] is None), max(there, 0))
-
-    def take(self, count: int) -> Rows:
-        """The oldest ``count`` steps, which are no longer here then. Under the lock."""
-        last = count == len(self._rewards)
-        following = (self._next if last else self._observations[count]) if count else None
-        rows = Rows(
-            self.number,
-            self.base,
-            self._observations[:count],
-            self._actions[:count],
-            [reward or 0.0 for reward in self._rewards[:count]],
-            self._log_probs[:count],
-            self._masks[:count],
-            self._versions[:count],
-            last and self.terminated,
-            last and self.truncated,
-            following,
-        )
-        self.base += count
-        for column in (self._rewards, self._observations, self._actions, self._log_probs, self._masks, self._versions):
-            del column[:count]
-        return rows
-
-
-class UnsentEpisode(Episode):
-    """Of the steps of those who evaluate: nobody learns from them, so that no reward can be said."""
+class _NoEpisode(Episode):
+    """Of steps that are not sent."""
 
     def __init__(self) -> None:
         super().__init__(0, "", threading.Lock())
+        self.base = _NEVER
 
-    def put_reward(self, number: int, value: float) -> None:
-        """Raises RewardTooLate, ValueError."""
-        _reward(value)
+
+class _Unsent(_NoEpisode):
+    """Of those who evaluate: nobody learns from them, so that no reward can be said."""
+
+    def too_late(self, number: int) -> None:
+        """Raises RewardTooLate."""
         raise RewardTooLate("an agent with explore=False sends no steps; there is no reward to say")
 
 
-class UnheardEpisode(UnsentEpisode):
-    """Of the steps that come after the end of a run: rewards are said, and nobody hears."""
+class _Unheard(_NoEpisode):
+    """Of steps that come after the end of a run: rewards are said, and nobody hears."""
 
-    def put_reward(self, number: int, value: float) -> None:
+    def too_late(self, number: int) -> None:
+        """Nothing."""
+
+
+class _Untaken(_NoEpisode):
+    """Of steps that were chosen and not recorded."""
+
+    def too_late(self, number: int) -> None:
         """Raises ValueError."""
-        _reward(value)
+        raise ValueError(
+            "reward: the step was chosen and not recorded; record it when it is taken, then say its reward"
+        )
 
 
-def _reward(value: float) -> float:
-    reward = float(value)
-    if not math.isfinite(reward):
-        raise ValueError(f"reward: {value} given; a finite number is accepted")
-    return reward
+UNSENT, UNHEARD, UNTAKEN = _Unsent(), _Unheard(), _Untaken()

@@ -28,6 +28,9 @@ class Undelivered(Exception):
 class Outbox:
     """Chunks in order, numbered from 1.
 
+    Attributes:
+        is_full: no more is kept in memory, and there is no other place that works.
+
     Args:
         most: steps that are kept in memory.
         spill: folder for those beyond; None: there are none, since acting waits.
@@ -42,7 +45,7 @@ class Outbox:
         self.steps = self._in_memory = 0
         self.spilled = self.acknowledged = self.rejected = 0
         self.spill_fault: OSError | None = None
-        self.closed = False
+        self.closed = self.is_full = False
 
     @property
     def next_seq(self) -> int:
@@ -53,11 +56,6 @@ class Outbox:
     def oldest(self) -> int:
         """The lowest chunk that is still here, or would be."""
         return next(iter(self._kept), self._next)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether no more is kept in memory, and there is no other place that works."""
-        return (self._spill is None or self.spill_fault is not None) and self._in_memory >= self._most
 
     def put(self, chunk: pb.Chunk) -> None:
         """Keep a chunk until it is stored."""
@@ -72,7 +70,12 @@ class Outbox:
             self._kept[chunk.seq] = chunk.count, item
             self._next = chunk.seq + 1
             self.steps += chunk.count
-            self.changed.notify_all()
+            self._told()
+
+    def _told(self) -> None:
+        # Kept, not computed: whoever acts asks at every step.
+        self.is_full = (self._spill is None or self.spill_fault is not None) and self._in_memory >= self._most
+        self.changed.notify_all()
 
     def _written(self, chunk: pb.Chunk) -> Path | None:
         """The file of a chunk; None: it could not be written, and says why in the log once."""
@@ -109,7 +112,7 @@ class Outbox:
                     item.unlink(missing_ok=True)
                 else:
                     self._in_memory -= count
-            self.changed.notify_all()
+            self._told()
 
     def refused(self, seq: int) -> None:
         """The server put a chunk aside."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -36,23 +37,26 @@ class Packer:
         self._space, self._mask_len, self._compress, self._buffer = observation, mask_len, compress, buffer
         self._action_dtype = np.dtype(np.float32 if isinstance(action, spaces.Box) else np.int64)
         self._codec = ChunkCodec(observation, action, mask_len)
+        self._zstd = zstandard.ZstdCompressor(level=1)
 
     def pack(self, seq: int, taken: list[Rows]) -> pb.Chunk:
         """The message of some steps."""
         spans, following = _spans(taken)
-        log_probs = np.array([value for rows in taken for value in rows.log_probs], np.float32)
-        observations = self._stacked([row for rows in taken for row in rows.observations])
+        steps = [step for rows in taken for step in rows.steps]
+        log_probs = np.array([step.log_prob for step in steps], np.float32)
+        observations = self._stacked([step.seen for step in steps])
         experience = Experience(
-            count=len(log_probs),
+            count=len(steps),
             spans=spans,
             observations=observations,
             following=self._stacked(following),
-            actions=np.array([action for rows in taken for action in rows.actions], self._action_dtype),
-            rewards=np.array([reward for rows in taken for reward in rows.rewards], np.float32),
+            actions=np.array([step.taken for step in steps], self._action_dtype),
+            rewards=np.array([step.worth or 0.0 for step in steps], np.float32),
             log_probs=None if math.isnan(log_probs.sum()) else log_probs,
-            masks=self._masks([mask for rows in taken for mask in rows.masks]),
+            masks=self._masks([step.mask for step in steps]),
         )
-        return self._codec.encode(seq, experience, zstd=self._pays(observations), buffer=self._buffer)
+        compressor = self._zstd if self._pays(observations) else None
+        return self._codec.encode(seq, experience, compressor=compressor, buffer=self._buffer)
 
     def _stacked(self, rows: list[Any]) -> Obs:
         if isinstance(self._space, spaces.Dict):
@@ -60,11 +64,13 @@ class Packer:
         return _stack(rows, self._space)
 
     def _masks(self, masks: list[Any]) -> Any:
-        if not self._mask_len or all(mask is None for mask in masks):
+        given = [mask for mask in masks if mask is not None]
+        if not given:
             return None
-        everything = np.ones(self._mask_len, bool)
-        rows = np.concatenate([everything if mask is None else mask for mask in masks])
-        return rows.reshape(len(masks), self._mask_len)
+        if len(given) < len(masks):
+            everything = np.ones(self._mask_len, bool)
+            given = [everything if mask is None else mask for mask in masks]
+        return np.frombuffer(b"".join(given), bool).reshape(len(masks), self._mask_len)
 
     def _pays(self, rows: Obs) -> bool:
         if self._compress is None:
@@ -72,9 +78,17 @@ class Packer:
             sample = max(leaves, key=lambda leaf: leaf.nbytes).tobytes()[:_SAMPLE]
             # Decided once: what an agent sees looks alike from chunk to chunk.
             if len(sample) >= _LEAST:
-                self._compress = len(zstandard.ZstdCompressor(level=1).compress(sample)) < _WORTH_IT * len(sample)
+                self._compress = len(self._zstd.compress(sample)) < _WORTH_IT * len(sample)
             return bool(self._compress)
         return self._compress
+
+
+def _stack(rows: list[Any], space: AnySpace) -> npt.NDArray[Any]:
+    shape, dtype = (len(rows), *(space.shape or ())), np.dtype(space.dtype)
+    if all(type(row) is np.ndarray and row.dtype == dtype for row in rows):
+        # NumPy lets go of the interpreter at each of them, and whoever acts would wait for it as often.
+        return np.frombuffer(b"".join(rows), dtype).reshape(shape)
+    return np.array(rows, dtype).reshape(shape)
 
 
 def own_buffer(name: str) -> str:
@@ -82,35 +96,18 @@ def own_buffer(name: str) -> str:
     return "" if name == "online" else name
 
 
-def _stack(rows: list[Any], space: AnySpace) -> npt.NDArray[Any]:
-    # Of arrays NumPy makes one four times as fast by putting them one after another.
-    flat = np.concatenate(rows) if rows and space.shape else np.array(rows)
-    return flat.astype(space.dtype, copy=False).reshape((len(rows), *(space.shape or ())))
-
-
 def _spans(taken: list[Rows]) -> tuple[list[Span], list[Any]]:
     """A span for each version of each episode, and what was seen after each."""
     spans: list[Span] = []
     following: list[Any] = []
     for rows in taken:
-        count, first = len(rows.versions), 0
-        while first < count:
-            version, last = rows.versions[first], first + 1
-            while last < count and rows.versions[last] == version:
-                last += 1
-            after = rows.following if last == count else rows.observations[last]
+        first, count = 0, len(rows.steps)
+        for version, group in groupby([step.version for step in rows.steps]):
+            last = first + sum(1 for _ in group)
             whole = last == count
-            spans.append(
-                Span(
-                    rows.episode,
-                    rows.start + first,
-                    last - first,
-                    version,
-                    whole and rows.terminated,
-                    whole and rows.truncated,
-                    after is not None,
-                )
-            )
+            after = rows.following if whole else rows.steps[last].seen
+            ends = whole and rows.terminated, whole and rows.truncated
+            spans.append(Span(rows.episode, rows.start + first, last - first, version, *ends, after is not None))
             if after is not None:
                 following.append(after)
             first = last

@@ -20,7 +20,7 @@ import structlog
 from gymnasium import spaces
 
 from auxilium_rl.agent.agent import Agent
-from auxilium_rl.agent.episode import Choice, Step
+from auxilium_rl.agent.episode import Step
 from auxilium_rl.client.errors import InvalidArgument
 from auxilium_rl.wire.rows import AnySpace
 
@@ -85,19 +85,18 @@ class RL4SysAction:
         version: of the policy that chose it.
     """
 
-    def __init__(self, choice: Choice) -> None:
-        self.choice = choice
-        self.obs, self.act = choice.seen, np.asarray(choice.action)
+    def __init__(self, step: Step) -> None:
+        self.step, self.added = step, False
+        self.obs, self.act = step.seen, np.asarray(step.action)
         self.rew: float | None = None
         self.done = False
-        self.data = {"logp_a": choice.log_prob}
-        self.version = choice.version
-        self.step: Step | None = None
+        self.data = {"logp_a": step.log_prob}
+        self.version = step.version
 
     def update_reward(self, reward: Any) -> None:
         """Say what it was worth; until it is sent the last word counts. Raises RewardTooLate."""
         self.rew = float(reward)
-        if self.step is not None:
+        if self.added:
             self.step.reward(self.rew)
 
     def set_done(self, done: bool) -> None:
@@ -203,14 +202,15 @@ class RL4SysAgent:
 
     def add_to_trajectory(self, traj: RL4SysTrajectory, action: RL4SysAction) -> None:
         """The action was taken. Raises ValueError when its trajectory has ended, or it was added before."""
-        if traj.completed or action.step is not None:
-            raise ValueError("action: added already" if action.step else "traj: completed; request another")
-        if not np.array_equal(np.asarray(action.act), np.asarray(action.choice.action)):
+        if traj.completed or action.added:
+            raise ValueError("action: added already" if action.added else "traj: completed; request another")
+        if not np.array_equal(np.asarray(action.act), np.asarray(action.step.action)):
             raise ValueError(
-                f"action: {action.act} given, but {action.choice.action} was chosen; what the policy did not choose "
+                f"action: {action.act} given, but {action.step.action} was chosen; what the policy did not choose "
                 "it cannot learn from"
             )
-        action.step = self.agent.record(action.choice, episode=traj.name)
+        self.agent.record(action.step, episode=traj.name)
+        action.added = True
         traj.actions.append(action)
         if action.rew is not None:
             action.step.reward(action.rew)

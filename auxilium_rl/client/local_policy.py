@@ -58,6 +58,9 @@ class LocalPolicy(Acting):
     A thread follows the server. While the server is away, or a version comes damaged, the one that is here goes on
     acting. ``act`` never waits for the network.
 
+    Attributes:
+        made: what ``make`` made of the version that acts now, and its number.
+
     Args:
         name: as of ``Policy``.
         timeout: seconds for the first version to come. Raises TimeoutError.
@@ -68,6 +71,7 @@ class LocalPolicy(Acting):
         self._make = make
         self._client, self._name = client, name
         self._held: _Held | None = None
+        self.made: tuple[Any, int] = None, -1
         self._changed = threading.Condition()
         self._closed = threading.Event()
         self._call: Any = None
@@ -113,12 +117,6 @@ class LocalPolicy(Acting):
     def _now(self) -> _Held:
         assert self._held is not None
         return self._held
-
-    @property
-    def made(self) -> tuple[Any, int]:
-        """What ``make`` made of the version that acts now, and its number."""
-        held = self._now
-        return held.made, held.version.version
 
     def wait_for(self, version: int, timeout: float) -> bool:
         """Wait until a version, or a later one, is here; False when ``timeout`` seconds passed."""
@@ -190,6 +188,7 @@ class LocalPolicy(Acting):
         fresh = _Held(PolicyVersion.of(update.version), graph, update.description, self._make)
         with self._changed:
             self._held, self._fault = fresh, None
+            self.made = fresh.made, fresh.version.version
             self._taken += 1
             self._changed.notify_all()
 

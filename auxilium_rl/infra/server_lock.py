@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 import uuid
 from pathlib import Path
 
 from auxilium_rl.core.errors import StoreUnavailable
+from auxilium_rl.infra.file_lock import lock
 
 __all__ = ["ServerLock"]
 
@@ -30,7 +30,7 @@ class ServerLock:
         except OSError as error:
             raise StoreUnavailable(f"the data folder {path.parent} cannot be written: {error.strerror}") from error
         try:
-            _lock(self._descriptor)
+            lock(self._descriptor)
         except OSError:
             os.close(self._descriptor)
             raise StoreUnavailable(
@@ -50,14 +50,3 @@ class ServerLock:
     def release(self) -> None:
         """Let another server in."""
         os.close(self._descriptor)
-
-
-def _lock(descriptor: int) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

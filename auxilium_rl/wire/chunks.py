@@ -86,9 +86,15 @@ class ChunkCodec:
         self._actions = Codec(counted_from_zero(action), action=True)
         self._mask_len = mask_len
 
-    def encode(self, seq: int, experience: Experience, *, zstd: bool = False, buffer: str = "") -> pb.Chunk:
-        """The message; ``zstd`` compresses the observations."""
-        pack = zstandard.ZstdCompressor(level=1).compress if zstd else bytes
+    def encode(
+        self,
+        seq: int,
+        experience: Experience,
+        *,
+        compressor: zstandard.ZstdCompressor | None = None,
+        buffer: str = "",
+    ) -> pb.Chunk:
+        """The message; None: observations are not compressed."""
         optional: dict[str, Any] = {
             name: np.asarray(values, "<f4").tobytes()
             for name, values in (("log_probs", experience.log_probs), ("values", experience.values))
@@ -100,12 +106,13 @@ class ChunkCodec:
             spans=[pb.Span(**{name: getattr(span, name) for name in Span.__slots__}) for span in experience.spans],
             rewards=np.asarray(experience.rewards, "<f4").tobytes(),
             masks=b"" if experience.masks is None else np.asarray(experience.masks, np.uint8).tobytes(),
-            zstd=zstd,
+            zstd=compressor is not None,
             buffer=buffer,
             **optional,
         )
-        chunk.observations.slabs.extend(map(pack, self._observations.encode(experience.observations)))
-        chunk.following.slabs.extend(map(pack, self._observations.encode(experience.following)))
+        for rows, given in ((chunk.observations, experience.observations), (chunk.following, experience.following)):
+            for slab in self._observations.slabs(given):
+                rows.slabs.append(slab.tobytes() if compressor is None else compressor.compress(slab.data))
         chunk.actions.slabs.extend(self._actions.encode(experience.actions))
         return chunk
 

@@ -255,9 +255,13 @@ class Codec:
 
     def encode(self, rows: Obs) -> list[bytes]:
         """One slab for each leaf of rows ``(k, *shape)``."""
+        return [slab.tobytes() for slab in self.slabs(rows)]
+
+    def slabs(self, rows: Obs) -> list[npt.NDArray[Any]]:
+        """Arrays whose memory is what ``encode`` gives; not copied where they are so already."""
         if isinstance(rows, dict):
-            return [np.ascontiguousarray(rows[leaf.key], leaf.dtype).tobytes() for leaf in self.leaves]
-        return [np.ascontiguousarray(rows, self.leaves[0].dtype).tobytes()]
+            return [np.ascontiguousarray(rows[leaf.key], leaf.dtype) for leaf in self.leaves]
+        return [np.ascontiguousarray(rows, self.leaves[0].dtype)]
 
     def decode(self, slabs: Sequence[bytes], count: int) -> Obs:
         """Rows ``(count, *shape)``, writable and native. Raises InvalidSlab; values are not looked at."""

@@ -309,7 +309,7 @@ def test_what_cannot_be_packed_waits_and_nobody_hangs(server: Server, monkeypatc
             raise MemoryError("no room for a chunk")
 
         with monkeypatch.context() as patched:
-            patched.setattr(mine._packer, "pack", broken)
+            patched.setattr(mine._packing.packer, "pack", broken)
             for number in range(20):
                 mine.act([0.0, 0.0]).reward(number)
             mine.end(terminated=True)
@@ -320,7 +320,7 @@ def test_what_cannot_be_packed_waits_and_nobody_hangs(server: Server, monkeypatc
         assert rewards == list(range(20))
     lost = agent(server, "b", "unpacked")
     with monkeypatch.context() as patched:
-        patched.setattr(lost._packer, "pack", broken)
+        patched.setattr(lost._packing.packer, "pack", broken)
         lost.act([0.0, 0.0]).reward(1)
         lost.end(terminated=True)
         with pytest.raises(Undelivered, match="1 could not be packed: MemoryError"):
@@ -337,7 +337,7 @@ def test_acting_goes_on_after_the_run_and_keeps_nothing(server: Server) -> None:
         mine.end(terminated=True, episode="new")
         early.reward(2.0)
         mine.end(terminated=True)
-        assert (mine.unkept, len(mine._episodes)) == (100, 0)
+        assert (mine.unkept, len(mine._backlog.under_way)) == (100, 0)
         with pytest.raises(ValueError, match="nan"):
             mine.act([0.0, 0.0]).reward(float("nan"))
 
@@ -448,6 +448,14 @@ def test_bad_input_of_the_program(server: Server) -> None:
         step = mine.act([0.0, 0.0])
         with pytest.raises(ValueError, match="finite"):
             step.reward(float("nan"))
+        chosen = mine.choose([0.0, 0.0])
+        with pytest.raises(ValueError, match="chosen and not recorded"):
+            chosen.reward(1.0)
+        mine.record(chosen)
+        chosen.reward(1.0)
+        for again in (chosen, step):
+            with pytest.raises(InvalidArgument, match="step: it was recorded already"):
+                mine.record(again)
         with pytest.raises(InvalidArgument, match="one of them is accepted"):
             mine.end()
         with pytest.raises(InvalidArgument, match="final_obs: none given"):

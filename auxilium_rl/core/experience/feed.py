@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from auxilium_rl.core.errors import ModelCorrupt
@@ -115,9 +116,8 @@ class Feed:
 
     def take(self, wanted: int) -> list[Piece]:
         """The next steps, ``wanted`` of them; waits for them. Raises as ``pause`` does, having taken nothing."""
-        while not self._has(wanted):
-            if not self._read(max(wanted, _READ_AHEAD)):
-                self._pause(_SECONDS, self._available(), wanted)
+        if not self._has(wanted):
+            self._await(wanted)
         pieces: list[Piece] = []
         while wanted:
             piece, stale = self._next(wanted)
@@ -186,8 +186,15 @@ class Feed:
 
     # -- inside
 
-    def _available(self) -> int:
-        return sum(self._left(pending) for pending in self._pending)
+    def _await(self, wanted: int) -> None:
+        # Counted once: whoever looks every few milliseconds must not count all that came before each time.
+        there = sum(self._left(pending) for pending in self._pending)
+        while there < wanted:
+            before = len(self._pending)
+            if self._read(max(wanted, _READ_AHEAD)):
+                there += sum(self._left(pending) for pending in islice(self._pending, before, None))
+            else:
+                self._pause(_SECONDS, there, wanted)
 
     def _has(self, wanted: int) -> bool:
         found = 0

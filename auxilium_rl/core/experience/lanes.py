@@ -28,6 +28,8 @@ __all__ = ["AgentLanes"]
 _QUIET = 1.0
 """Seconds without a step after which the run is shown as waiting."""
 _RETRY = 0.02
+_PATIENCE, _LONGEST = 0.02, 0.05
+"""What was waited for long is looked for less often: the processor is the agents'. At most 2 % of a wait is lost."""
 
 
 class AgentLanes(DeclaredLanes):
@@ -103,6 +105,8 @@ class AgentLanes(DeclaredLanes):
     def _wait(self, seconds: float, there: int, wanted: int) -> None:
         """Whatever was not taken yet is read again, so this is a boundary: the run may end here and go on later."""
         away = self.shards.away if self.shards is not None else ""
+        waited = 0.0 if self._since is None else time.monotonic() - self._since
+        seconds = max(seconds, min(_PATIENCE * waited, _LONGEST)) if seconds else 0.0
         self._hold(away or f"agents: {there} of {wanted} steps came", seconds)
 
     def _hold(self, reason: str, seconds: float) -> None:

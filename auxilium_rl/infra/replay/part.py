@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 import time
@@ -22,6 +21,7 @@ from auxilium_rl.core.experience.transitions import Index, Ring, Transitions, tr
 from auxilium_rl.infra.atomic_files import disk_errors
 from auxilium_rl.infra.experience.log import SegmentLog
 from auxilium_rl.infra.experience.reader import SegmentReader
+from auxilium_rl.infra.file_lock import lock
 from auxilium_rl.infra.replay.frames import part_folder
 from auxilium_rl.wire.agreement import spaces_of
 from auxilium_rl.wire.chunks import ChunkCodec, Experience, InvalidChunk
@@ -279,7 +279,7 @@ def _locked(folder: Path) -> int:
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(descriptor)
             return descriptor
         except OSError:
             if time.monotonic() > deadline:

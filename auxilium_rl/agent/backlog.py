@@ -1,0 +1,87 @@
+"""Steps of all episodes of an agent that were taken and wait to be sent."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from auxilium_rl.agent.episode import Episode, Rows, Step
+
+__all__ = ["Backlog"]
+
+
+class Backlog:
+    """Episodes that are under way, and ended ones of which not everything was taken for sending.
+
+    Attributes:
+        steps: that wait here.
+        under_way: episodes by name.
+
+    Args:
+        number: of the episode before the first.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.steps = 0
+        self.under_way: dict[str, Episode] = {}
+        self._ended: list[Episode] = []
+        self._lock = threading.Lock()
+        self._number = number
+
+    def begin(self, name: str) -> Episode:
+        """An episode of this name."""
+        self._number += 1
+        begun = self.under_way[name] = Episode(self._number, name, self._lock)
+        return begun
+
+    def add(self, episode: Episode, step: Step) -> int:
+        """Note a step; gives how many wait."""
+        with self._lock:
+            step.episode, step.number = episode, episode.base + len(episode.steps)
+            episode.steps.append(step)
+            episode.following = None
+            self.steps = steps = self.steps + 1
+        return steps
+
+    def saw(self, episode: Episode, observation: Any) -> None:
+        """What came after the last step, before the next is chosen."""
+        with self._lock:
+            episode.following = observation
+
+    def end(self, name: str, terminated: bool, final: Any, rewards_follow: bool) -> None:
+        """An episode is over. Raises KeyError where none of the name is under way."""
+        episode = self.under_way.pop(name)
+        with self._lock:
+            episode.end(terminated, final, rewards_follow)
+            self._ended.append(episode)
+
+    def take(self, most: int, *, force: bool = False) -> list[Rows]:
+        """Up to ``most`` steps that can be sent, the oldest episodes first; they are no longer here then.
+
+        Args:
+            force: rewards that were not said are 0.
+        """
+        taken: list[Rows] = []
+        with self._lock:
+            left = most
+            for episode in self._all():
+                ready = episode.ready(left, force=force)
+                if ready:
+                    taken.append(episode.take(ready))
+                    left -= ready
+            self._ended = [one for one in self._ended if one.steps]
+            self.steps -= most - left
+        return taken
+
+    def ready(self) -> int:
+        """Steps that can be sent."""
+        with self._lock:
+            return sum(one.ready() for one in self._all())
+
+    def unfinished(self) -> int:
+        """Steps of episodes that are under way."""
+        with self._lock:
+            return sum(len(one.steps) for one in list(self.under_way.values()))
+
+    def _all(self) -> list[Episode]:
+        return [*self._ended, *list(self.under_way.values())]  # a list: whoever acts may begin another meanwhile
