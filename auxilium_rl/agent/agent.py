@@ -223,9 +223,9 @@ class Agent:
             InvalidArgument: it was recorded already.
             ClientError: as ``act`` does.
         """
-        if step.episode is not UNTAKEN:
-            raise InvalidArgument.of("step", "it was recorded already; one that was chosen and not yet is accepted")
         with self._acting:
+            if step.episode is not UNTAKEN:
+                raise InvalidArgument.of("step", "it was recorded already; one that was chosen and not yet is accepted")
             return self._recorded(step, self._under_way(episode, step.seen))
 
     @property
