@@ -19,7 +19,7 @@ from auxilium_rl.agent.config import AgentConfig
 from auxilium_rl.agent.episode import UNHEARD, UNSENT, UNTAKEN, Episode, Step
 from auxilium_rl.agent.link import Link
 from auxilium_rl.agent.outbox import Outbox, Undelivered
-from auxilium_rl.agent.packing import Packer, own_buffer
+from auxilium_rl.agent.packing import Packer, own_buffer, steps_that_fit
 from auxilium_rl.agent.packing_thread import PackingThread
 from auxilium_rl.agent.seeing import Eye
 from auxilium_rl.client import Client
@@ -81,7 +81,6 @@ class Agent:
         self._closed = False
         self._backlog = Backlog(secrets.randbits(40) << 20)
         self._completed, self._acted_with = 0, -1
-        self._chunk = max(min(self.config.chunk_steps, self.config.chunk_bytes // self._eye.step_bytes), 1)
         self.unfinished = self.unkept = 0
         self._rng = SplitMix64(self.config.seed if self.config.seed is not None else secrets.randbits(64))
         self._link: Link | None = None
@@ -109,7 +108,10 @@ class Agent:
                 buffer=buffer,
             )
             self._link = Link(self._client.experience_stub, config.address, join, self._outbox, self._wake)
-            self._quota = self._link.wait_for_welcome(config.join_seconds).quota
+            welcome = self._link.wait_for_welcome(config.join_seconds)
+            fit = steps_that_fit(observation, action, self._mask_len, welcome.max_chunk_bytes)
+            asked = min(config.chunk_steps, config.chunk_bytes // self._eye.step_bytes)
+            self._quota, self._chunk = welcome.quota, max(min(asked, fit), 1)
         self._await_run()
         self._policy = LocalPolicy(
             self._client,

@@ -32,7 +32,8 @@ class AgentConfig:
         explore: False: the best action is taken, and nothing is sent.
         noise: exploration of TD3 and DDPG, in units of half of the action's range; None: that of the run's
             ``action_noise``, or 0.1 where it has none.
-        chunk_steps, chunk_bytes, chunk_seconds: what was experienced is sent after so much of it, or so long.
+        chunk_steps, chunk_bytes, chunk_seconds: what was experienced is sent after so much of it, or so long; a chunk
+            is never larger than the server accepts.
         queue_steps: steps that may wait to be sent; beyond them ``overflow`` says what happens.
         overflow: ``wait``: acting waits; ``spill``: they go to files in ``spill_dir``, which a restarted agent sends.
         compress: observations: None: where that makes them much smaller.
@@ -55,7 +56,7 @@ class AgentConfig:
     explore: bool = True
     noise: float | None = None
     chunk_steps: int = 512
-    chunk_bytes: int = 1 << 20
+    chunk_bytes: int = 2 << 20
     chunk_seconds: float = 0.25
     queue_steps: int = 100_000
     overflow: str = "wait"

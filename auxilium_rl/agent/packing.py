@@ -12,15 +12,19 @@ import zstandard
 from gymnasium import spaces
 
 from auxilium_rl.agent.episode import Rows
+from auxilium_rl.client.errors import InvalidArgument
 from auxilium_rl.wire.chunks import ChunkCodec, Experience, Span
 from auxilium_rl.wire.rows import AnySpace, Obs
+from auxilium_rl.wire.spaces import leaves_of
 from generated.auxilium.v1 import experience_pb2 as pb
 
-__all__ = ["Packer", "own_buffer"]
+__all__ = ["Packer", "own_buffer", "steps_that_fit"]
 
 _WORTH_IT, _LEAST = 0.7, 4096
 """Observations are compressed when a sample of at least so many bytes shrinks to less than this share."""
 _SAMPLE = 1 << 16
+_SPAN = 128
+"""Bytes of a span, and of everything else that comes with a chunk, at most."""
 
 
 class Packer:
@@ -89,6 +93,18 @@ def _stack(rows: list[Any], space: AnySpace) -> npt.NDArray[Any]:
         # NumPy lets go of the interpreter at each of them, and whoever acts would wait for it as often.
         return np.frombuffer(b"".join(rows), dtype).reshape(shape)
     return np.array(rows, dtype).reshape(shape)
+
+
+def steps_that_fit(observation: AnySpace, action: AnySpace, mask_len: int, accepted: int) -> int:
+    """How many steps a server takes at once that accepts messages of so many bytes. Raises InvalidArgument: none."""
+    seen, taken = leaves_of(observation), leaves_of(action, action=True)
+    # A step may be a span of its own, with what followed it.
+    step = sum(leaf.row_bytes for leaf in (*seen, *seen, *taken)) + mask_len + _SPAN
+    if step > accepted:
+        raise InvalidArgument.of(
+            "observation_space", f"a step takes up to {step} bytes; the server accepts {accepted} (GRPC_MAX_MESSAGE_MB)"
+        )
+    return accepted // step
 
 
 def own_buffer(name: str) -> str:

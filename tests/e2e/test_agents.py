@@ -357,6 +357,26 @@ def test_versions_of_checkpoints_outlive_those_that_only_act(server: Server) -> 
     assert set(range(0, 64 * 40 + 1, 128)) <= kept
 
 
+def test_no_chunk_is_larger_than_the_server_accepts(tmp_path: Path) -> None:
+    small = {**PPO, "policy_kwargs": {"net_arch": [2]}}
+    with running(tmp_path / "data", GRPC_MAX_MESSAGE_MB=1) as server:
+        settings: dict[str, Any] = {
+            "address": server.client.address,
+            "total_timesteps": NEVER,
+            "hyperparameters": small,
+        }
+        wide = spaces.Box(-1, 1, (50_000,), np.float32)
+        with Agent(wide, ACTION, experiment_id="wide", **settings) as mine:
+            for number in range(12):  # 2.4 MB
+                mine.act(np.zeros(50_000)).reward(number)
+            mine.end(terminated=True)
+            mine.flush(timeout=30)
+            assert mine.stored == 12
+        too_wide = spaces.Box(-1, 1, (140_000,), np.float32)
+        with pytest.raises(InvalidArgument, match=r"a step takes up to 1120136 bytes; the server accepts 1048576"):
+            Agent(too_wide, ACTION, experiment_id="too wide", **settings)
+
+
 def test_an_agent_that_slows_down(tmp_path: Path) -> None:
     with running(tmp_path / "data") as server:
         port = server.port

@@ -15,7 +15,7 @@ from auxilium_rl.agent.datasets.parquet import CONTRACT, arrow_of
 from auxilium_rl.agent.datasets.source import Source
 from auxilium_rl.agent.link import Link
 from auxilium_rl.agent.outbox import Outbox, Undelivered
-from auxilium_rl.agent.packing import own_buffer
+from auxilium_rl.agent.packing import own_buffer, steps_that_fit
 from auxilium_rl.client.errors import InvalidArgument
 from auxilium_rl.wire.chunks import Experience, InvalidChunk, Span
 from auxilium_rl.wire.rows import AnySpace, Obs
@@ -76,10 +76,12 @@ def import_experience(
     )
     link = Link(client.experience_stub, client.address, join, outbox)
     try:
-        if link.wait_for_welcome(timeout).on_policy:
+        welcome = link.wait_for_welcome(timeout)
+        if welcome.on_policy:
             raise InvalidArgument.of("run_id", "it learns on-policy, from what its own versions did")
+        most = min(steps_that_fit(observation, action, mask_len, welcome.max_chunk_bytes), _CHUNK)
         steps = 0
-        for part in _parts(file, transform):
+        for part in _parts(file, most, transform):
             experience = _experience(part, observation, action, mask_len)
             chunk = codec.encode(outbox.next_seq, experience, buffer=own_buffer(buffer))
             try:
@@ -97,15 +99,15 @@ def import_experience(
     return steps
 
 
-def _parts(file: Any, transform: Transform | None) -> Iterator[list[dict[str, Any]]]:
-    """Rows in lots of at most a chunk."""
+def _parts(file: Any, most: int, transform: Transform | None) -> Iterator[list[dict[str, Any]]]:
+    """Rows in lots of at most ``most``."""
     part: list[dict[str, Any]] = []
     for batch in file.iter_batches(_CHUNK):
         for row in batch.to_pylist():
             kept = row if transform is None else transform(row)
             if kept is not None:
                 part.append(kept)
-            if len(part) == _CHUNK:
+            if len(part) == most:
                 yield part
                 part = []
     if part:

@@ -24,6 +24,7 @@ using internal::Choice;
 using internal::Episode;
 using std::chrono::steady_clock;
 
+constexpr std::int64_t kSpanBytes = 128;  // of a span of a chunk, and of everything else that comes with one, at most
 constexpr int kPatient = 50;  // tenths of a second without the next version, after which the log says what may be missing
 
 std::string machine() {
@@ -62,6 +63,7 @@ void check(const Space& observation, const Space& action, const AgentConfig& con
   at_least<std::int64_t>("agents", config.agents, 1);
   at_least<std::int64_t>("total_timesteps", config.total_timesteps, 1);
   at_least<std::int64_t>("chunk_steps", config.chunk_steps, 1);
+  at_least<std::int64_t>("chunk_bytes", config.chunk_bytes, 1);
   at_least<std::int64_t>("queue_steps", config.queue_steps, config.chunk_steps);
   at_least("chunk_seconds", config.chunk_seconds.count(), 0.0);
   at_least("join_seconds", config.join_seconds.count(), 0.0);
@@ -125,7 +127,7 @@ class Agent::Impl {
       step = {choice.episode, choice.episode->add(choice)};
       ++unsent_;
     }
-    if (unsent() % config_.chunk_steps == 0) notify();
+    if (unsent() % chunk_ == 0) notify();
     if (unsent() >= config_.queue_steps || outbox_.full()) make_room();
     return step;
   }
@@ -160,7 +162,7 @@ class Agent::Impl {
       episodes_.erase(found);
     }
     ++completed_;
-    if (unsent() >= config_.chunk_steps) notify();
+    if (unsent() >= chunk_) notify();
   }
 
   void flush(Seconds timeout) {
@@ -206,7 +208,9 @@ class Agent::Impl {
       if (config_.explore) {
         link_ = std::make_unique<internal::Link>(
             channel_, introduction(), outbox_, [this] { notify(); }, config_.log);
-        quota_ = link_->wait_for_welcome(until - steady_clock::now()).quota();
+        const auto welcome = link_->wait_for_welcome(until - steady_clock::now());
+        quota_ = welcome.quota();
+        chunk_ = steps_of_chunk(welcome.max_chunk_bytes());
       }
       weights_ = std::make_unique<internal::Weights>(
           channel_, config_.run_id,
@@ -223,6 +227,22 @@ class Agent::Impl {
       throw;
     }
     if (config_.explore) packing_ = std::thread([this] { pack_on(); });
+  }
+
+  // Those that are asked for, and never more than the server accepts.
+  std::int64_t steps_of_chunk(std::int64_t accepted) const {
+    const auto numbers = [](const Space& space) { return static_cast<std::int64_t>(space.size()); };
+    const std::int64_t seen = 4 * numbers(observation_);
+    const std::int64_t step = seen + 8 * numbers(action_) + mask_len_ + 8;
+    // A step may be a span of its own, with what followed it.
+    const std::int64_t most = step + seen + kSpanBytes;
+    if (most > accepted) {
+      throw InvalidArgument("observation", "a step of it takes up to " + std::to_string(most) +
+                                               " bytes; the server accepts " + std::to_string(accepted) +
+                                               " (GRPC_MAX_MESSAGE_MB)");
+    }
+    const std::int64_t asked = std::min<std::int64_t>(config_.chunk_steps, config_.chunk_bytes / step);
+    return std::max<std::int64_t>(std::min(asked, accepted / most), 1);
   }
 
   internal::Link::Join introduction() const {
@@ -426,7 +446,7 @@ class Agent::Impl {
     std::unique_lock<std::mutex> work(work_mutex_);
     for (;;) {
       const bool hurry = forced_ || closed_ || at_once_;
-      if (!hurry && (idle || unsent() < config_.chunk_steps)) {
+      if (!hurry && (idle || unsent() < chunk_)) {
         if (config_.chunk_seconds.count() > 0) {
           work_.wait_for(work, config_.chunk_seconds);
         } else {
@@ -464,7 +484,7 @@ class Agent::Impl {
     if (held_.empty()) return false;
     v1::Chunk chunk = internal::pack(outbox_.next_seq(), held_, action_, mask_len_);
     chunk.set_buffer(buffer());
-    const bool more = chunk.count() >= config_.chunk_steps || force;
+    const bool more = chunk.count() >= chunk_ || force;
     outbox_.put(std::move(chunk));
     held_.clear();
     return more;
@@ -473,7 +493,7 @@ class Agent::Impl {
   // Steps for one chunk, the oldest episodes first.
   void take(bool force) {
     const std::lock_guard<std::mutex> lock(lock_);
-    std::int64_t left = config_.chunk_steps;
+    std::int64_t left = chunk_;
     const auto from = [&](Episode& episode) {
       const std::int64_t count = std::min(episode.ready(force), left);
       if (count <= 0) return;
@@ -512,6 +532,7 @@ class Agent::Impl {
   internal::SplitMix64 random_;
   std::int64_t completed_ = 0;
   int quota_ = 0;
+  std::int64_t chunk_ = 1;  // steps
   int acted_with_ = -1;
 
   mutable std::mutex work_mutex_;  // packing

@@ -104,6 +104,20 @@ TEST_F(AgentTest, RewardsThatComeLateAreStored) {
   agent.close();
 }
 
+TEST_F(AgentTest, NoChunkIsLargerThanTheServerAccepts) {
+  const std::size_t width = 40'000;
+  AgentConfig made = config("wide");
+  made.hyperparameters = R"({"n_steps": 4096, "policy_kwargs": {"net_arch": [2]}})";
+  Agent agent(Space::box(-1, 1, {static_cast<std::int64_t>(width)}), kChoices, made);
+  noted(agent);
+  for (int i = 0; i < 120; ++i) {  // 19 MB; messages of 16 are accepted
+    agent.updateReward(agent.addToTrajectory(agent.requestForAction(std::vector<float>(width, 0.5F))), i);
+  }
+  agent.markEndOfTrajectory(End::kTerminated);
+  agent.flush();
+  EXPECT_EQ(agent.stored(), 120);
+}
+
 TEST_F(AgentTest, WhatIsWrongIsNamed) {
   Agent agent(kSeen, kChoices, config("wrong"));
   noted(agent);

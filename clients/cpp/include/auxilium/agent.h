@@ -42,6 +42,7 @@ struct AgentConfig {
   bool explore = true;                      ///< False: the best action is taken, and nothing is sent.
   std::optional<double> noise;              ///< Of TD3 and DDPG, in halves of the action's range; none: the run's, or 0.1.
   int chunk_steps = 512;                    ///< What was experienced is sent after so many steps,
+  std::int64_t chunk_bytes = 2 << 20;       ///< or so many bytes (never more than the server accepts),
   Seconds chunk_seconds{0.25};              ///< or so long; 0: only when there are so many, or by `flush`.
   std::int64_t queue_steps = 100'000;       ///< That may wait to be stored; beyond them acting waits, and says so.
   Seconds join_seconds{60};                 ///< For a server that takes the agent in, and the first version.
