@@ -89,7 +89,7 @@ class Packer:
 
 def _stack(rows: list[Any], space: AnySpace) -> npt.NDArray[Any]:
     shape, dtype = (len(rows), *(space.shape or ())), np.dtype(space.dtype)
-    if all(type(row) is np.ndarray and row.dtype == dtype for row in rows):
+    if rows and space.shape and rows[0].dtype == dtype:  # all of them come from one ``Eye``
         # NumPy lets go of the interpreter at each of them, and whoever acts would wait for it as often.
         return np.frombuffer(b"".join(rows), dtype).reshape(shape)
     return np.array(rows, dtype).reshape(shape)
