@@ -110,7 +110,7 @@ class Agent:
             self._link = Link(self._client.experience_stub, config.address, join, self._outbox, self._wake)
             welcome = self._link.wait_for_welcome(config.join_seconds)
             fit = steps_that_fit(observation, action, self._mask_len, welcome.max_chunk_bytes)
-            asked = min(config.chunk_steps, config.chunk_bytes // self._eye.step_bytes)
+            asked = min(config.chunk_steps, config.chunk_bytes // (self._eye.step_bytes + self._mask_len))
             self._quota, self._chunk = welcome.quota, max(min(asked, fit), 1)
         self._await_run()
         self._policy = LocalPolicy(

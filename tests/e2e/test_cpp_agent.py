@@ -39,7 +39,7 @@ def built() -> Path:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("cpp") / "data") as server:
+    with running(tmp_path_factory.mktemp("cpp") / "data", GRPC_MAX_MESSAGE_MB=1) as server:
         yield server
 
 

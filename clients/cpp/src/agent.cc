@@ -236,11 +236,7 @@ class Agent::Impl {
     const std::int64_t step = seen + 8 * numbers(action_) + mask_len_ + 8;
     // A step may be a span of its own, with what followed it.
     const std::int64_t most = step + seen + kSpanBytes;
-    if (most > accepted) {
-      throw InvalidArgument("observation", "a step of it takes up to " + std::to_string(most) +
-                                               " bytes; the server accepts " + std::to_string(accepted) +
-                                               " (GRPC_MAX_MESSAGE_MB)");
-    }
+    // Of a step that is too large the bounds are, too: the server refused to be told of them before.
     const std::int64_t asked = std::min<std::int64_t>(config_.chunk_steps, config_.chunk_bytes / step);
     return std::max<std::int64_t>(std::min(asked, accepted / most), 1);
   }

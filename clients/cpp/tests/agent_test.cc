@@ -105,12 +105,13 @@ TEST_F(AgentTest, RewardsThatComeLateAreStored) {
 }
 
 TEST_F(AgentTest, NoChunkIsLargerThanTheServerAccepts) {
-  const std::size_t width = 40'000;
+  const std::size_t width = 8'000;
   AgentConfig made = config("wide");
-  made.hyperparameters = R"({"n_steps": 4096, "policy_kwargs": {"net_arch": [2]}})";
+  made.hyperparameters = R"({"n_steps": 256, "batch_size": 32, "policy_kwargs": {"net_arch": [2]}})";
+  made.chunk_bytes = std::int64_t{1} << 30;
   Agent agent(Space::box(-1, 1, {static_cast<std::int64_t>(width)}), kChoices, made);
   noted(agent);
-  for (int i = 0; i < 120; ++i) {  // 19 MB; messages of 16 are accepted
+  for (int i = 0; i < 120; ++i) {  // 3.8 MB in one chunk; messages of 1 are accepted
     agent.updateReward(agent.addToTrajectory(agent.requestForAction(std::vector<float>(width, 0.5F))), i);
   }
   agent.markEndOfTrajectory(End::kTerminated);
