@@ -1,7 +1,8 @@
-"""Places where a test may kill the process: those between which a checkpoint must be seen whole or not at all.
+"""Places where a test may kill the process, or stop it: those between which something must be seen whole or not at all.
 
 Off, and one comparison each, unless ``AUXILIUM_FAILPOINTS`` names a folder. A process that reaches a place whose file
-``<folder>/<name>.<run id>`` is there removes the file and kills itself, as the power cut of a single process.
+``<folder>/<name>.<run id>`` is there removes the file and kills itself, as the power cut of a single process, or stops,
+as one that is suspended.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import signal
 from pathlib import Path
 
-__all__ = ["CHECKPOINT", "reach"]
+__all__ = ["CHECKPOINT", "reach", "stop"]
 
 CHECKPOINT = (
     "before_write",
@@ -28,13 +29,19 @@ _FOLDER = os.environ.get("AUXILIUM_FAILPOINTS", "")
 
 def reach(name: str, run_id: str) -> None:
     """Die here, if a test wants it."""
-    if _FOLDER:
-        _look(Path(_FOLDER) / f"{name}.{run_id}")
+    if _FOLDER and _wanted(name, run_id):
+        os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
-def _look(path: Path) -> None:
+def stop(name: str, run_id: str) -> None:
+    """Stop here until somebody lets the process go on, if a test wants it."""
+    if _FOLDER and _wanted(name, run_id):
+        os.kill(os.getpid(), getattr(signal, "SIGSTOP", signal.SIGTERM))
+
+
+def _wanted(name: str, run_id: str) -> bool:
     try:
-        path.unlink()
+        (Path(_FOLDER) / f"{name}.{run_id}").unlink()
     except FileNotFoundError:
-        return
-    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+        return False
+    return True

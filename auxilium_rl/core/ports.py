@@ -201,8 +201,15 @@ class RunRegistry(Protocol):
     def close_failed(self, close_id: int, error: str, retry_in: float) -> None:
         """A Close failed; due again after ``retry_in`` seconds."""
 
-    def probe(self) -> None:
-        """Really write and commit something. Raises StoreUnavailable."""
+    def probe(self, patience: float = 30.0) -> None:
+        """Really write and commit something. Raises StoreBusy when somebody else kept the database locked for
+        ``patience`` seconds, StoreUnavailable.
+        """
+
+    def lock_holder(self) -> int | None:
+        """The process of this machine that keeps all others from writing now; 0: none; None: it cannot be known. Waits
+        for nobody's lock.
+        """
 
 
 class MetricStore(Protocol):
@@ -414,8 +421,11 @@ class Executor(Protocol):
     def signal(self, run_id: str, command: str) -> None:
         """Tell a worker ``stop``, ``stop_now`` or ``interrupt``; nothing happens when it has gone."""
 
-    def end(self, run_id: str, epoch: int) -> None:
-        """End one worker at once; nothing happens when it has gone."""
+    def end(self, run_id: str, epoch: int) -> bool:
+        """End one worker of ours at once. False: there is none, or no more."""
+
+    def worker(self, pid: int) -> tuple[str, int] | None:
+        """Run and epoch of the worker of ours that a process of this machine is; None: it is none."""
 
     def kill(self) -> None:
         """End every worker at once."""

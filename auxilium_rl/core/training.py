@@ -19,6 +19,7 @@ import structlog
 from auxilium_rl.core.dto import EnvironmentSpec, Run
 from auxilium_rl.core.errors import AuxiliumError, Draining, InvalidRequest, RunNotFound, StoreBusy, StoreUnavailable
 from auxilium_rl.core.ports import STALLED, Executor, ModelStore, RunRegistry, WorkerExit
+from auxilium_rl.core.reaping import LEASE_RAN_OUT, Reaper
 from auxilium_rl.core.requests import RequestDefaults, StartRequest, build_spec, check_environment_spec, gym_ids_in
 from auxilium_rl.core.states import ACTIVE, RunState
 
@@ -59,7 +60,6 @@ class TrainingOrchestrator:
         self._draining = threading.Event()
         self._closed = self._gone = False
         self._retry_at = math.inf
-        self._reap_from, self._store_was_away = 0.0, False
         self._unsettled: list[WorkerExit] = []
         self._live: dict[tuple[str, int], str] = {}
         self._lock = threading.Lock()
@@ -85,6 +85,7 @@ class TrainingOrchestrator:
         self._max_concurrent, self._max_queued = max_concurrent_runs, max_queued_runs
         self._max_unfinished = max_unfinished_runs
         self._max_attempts, self._lease = max_attempts, lease
+        self._reaper = Reaper(registry, executor, lease)
         if place:  # what an earlier server at the same place held is nobody's
             self.owner = f"{place}:{self.owner}"
 
@@ -227,6 +228,7 @@ class TrainingOrchestrator:
             if time.monotonic() >= self._retry_at:
                 self._retry_at = math.inf
             try:
+                self._reaper.unlock()
                 self._settle_late()
                 self._reap()
                 while self._start_one():
@@ -234,7 +236,7 @@ class TrainingOrchestrator:
             except AuxiliumError as error:
                 _log.error("dispatch_failed", error=error.message)
                 if isinstance(error, StoreUnavailable) and not isinstance(error, StoreBusy):
-                    self._store_was_away = True
+                    self._reaper.store_was_away()
             except Exception:  # noqa: BLE001 - a fault of ours; without this thread no run would ever start again
                 _log.exception("dispatch_failed")
 
@@ -246,25 +248,11 @@ class TrainingOrchestrator:
                 self._unsettled.pop(0)
 
     def _reap(self) -> None:
-        """Take runs from workers whose lease ran out, whoever's they were."""
-        if self._store_was_away:
-            self.registry.probe()  # raises while it still is
-            self._store_was_away = False
-            self._reap_from = time.monotonic() + self._lease  # nobody could renew a lease meanwhile
-        if time.monotonic() < self._reap_from:
-            return
-        silent = self.registry.silent()
-        if silent:
-            # Where nobody can write, nobody could renew a lease, and nobody is to blame. But one of them may be stopped
-            # inside of a transaction; it ends, and the lock is free.
-            with contextlib.suppress(StoreBusy):
-                self.registry.probe()
-        for run_id, epoch in silent:
-            self._executor.end(run_id, epoch)
-        for run in self.registry.expire_leases("its worker's lease ran out"):
+        """Take runs from workers that are not heard of any more."""
+        for run in self._reaper.reap():
             _log.warning("lease_expired", run_id=run.run_id, timesteps_done=run.timesteps_done)
             if run.fruitless_attempts >= self._max_attempts:  # else it would be tried again for ever
-                message = self._poison(run, "its worker's lease ran out")
+                message = self._poison(run, LEASE_RAN_OUT)
                 self.registry.transition(run.run_id, RunState.FAILED, epoch=run.lease_epoch, error_message=message)
 
     @staticmethod
@@ -302,14 +290,15 @@ class TrainingOrchestrator:
 
     def _settle(self, ended: WorkerExit) -> None:
         """Write the end of a run whose worker did not."""
-        try:
-            run = self.registry.get(ended.run_id)
-        except RunNotFound:  # deleted between its worker's last write and its end
-            return
+        with contextlib.suppress(RunNotFound):  # deleted between its worker's last write and its end
+            self._write_end(self.registry.get(ended.run_id), ended)
+        self._reaper.forget(ended.run_id, ended.epoch)
+
+    def _write_end(self, run: Run, ended: WorkerExit) -> None:
         if run.state not in ACTIVE or run.lease_epoch != ended.epoch:
             _log.info("worker_ended", run_id=ended.run_id, state=str(run.state), exit_code=ended.exit_code)
             return
-        why = describe_exit(ended.exit_code)
+        why = self._reaper.reason(ended.run_id, ended.epoch) or describe_exit(ended.exit_code)
         target, message, retry_in = self._after_death(run, why)
         self.registry.transition(
             ended.run_id,

@@ -122,13 +122,20 @@ class LocalExecutor:
             except OSError:
                 _log.debug("worker_gone_before_command", run_id=run_id, command=command)
 
-    def end(self, run_id: str, epoch: int) -> None:
-        """End one worker at once; nothing happens when it has gone."""
+    def end(self, run_id: str, epoch: int) -> bool:
+        """End one worker at once. False: there is none, or no more."""
         with self._lock:
             worker = self._workers.get(f"{run_id}:{epoch}")
-        if worker is not None and worker.pid:
-            with contextlib.suppress(OSError):
-                os.kill(worker.pid, _KILL)
+        if worker is None or not worker.pid:
+            return False
+        with contextlib.suppress(OSError):
+            os.kill(worker.pid, _KILL)
+        return True
+
+    def worker(self, pid: int) -> tuple[str, int] | None:
+        """Run and epoch of the worker that a process is; None: it is none of ours."""
+        with self._lock:
+            return next(((found.run_id, found.epoch) for found in self._workers.values() if found.pid == pid), None)
 
     def kill(self) -> None:
         """End every worker at once; each still reaches ``on_exit``."""

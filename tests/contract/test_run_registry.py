@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -18,7 +20,14 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData, String, Table, insert
 
 from auxilium_rl.core.dto import Checkpoint, EnvironmentSpec, MetricPoint
-from auxilium_rl.core.errors import IdempotencyConflict, InvalidRequest, QueueFull, RunNotFound, StoreUnavailable
+from auxilium_rl.core.errors import (
+    IdempotencyConflict,
+    InvalidRequest,
+    QueueFull,
+    RunNotFound,
+    StoreBusy,
+    StoreUnavailable,
+)
 from auxilium_rl.core.states import ACTIVE, EDGES, TERMINAL, RunState
 from auxilium_rl.infra.sql.database import HEAD, migrate, open_database, writing
 from auxilium_rl.infra.sql.metrics import SqlMetricStore
@@ -280,6 +289,22 @@ def test_database(url: str, registry: SqlRunRegistry) -> None:
         assert ScriptDirectory.from_config(alembic_config(connection)).get_current_head() == HEAD
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     migrate(registry._engine)
+
+
+def test_who_keeps_others_from_writing(url: str, registry: SqlRunRegistry) -> None:
+    if not url.startswith("sqlite") or sys.platform != "linux":
+        assert registry.lock_holder() is None
+        return
+    registry.probe()
+    assert registry.lock_holder() == 0
+    other = open_database(url)
+    with writing(other):
+        assert registry.lock_holder() == os.getpid()
+        with pytest.raises(StoreBusy, match="locked"):
+            registry.probe(0.1)
+    assert registry.lock_holder() == 0
+    registry.probe(0.1)
+    other.dispose()
 
 
 @pytest.mark.parametrize("version", ["0001", "0002"])

@@ -31,7 +31,7 @@ __all__ = ["HEAD", "migrate", "open_database", "put_row", "reading", "schema_ver
 HEAD = "0005"
 """The newest migration; known here so that a server whose schema is up to date need not import Alembic (0.15 s)."""
 
-_BUSY_TIMEOUT_MS = 30_000
+_PATIENCE = 30.0
 _IDLE_TIMEOUT_MS = 15_000
 _MIGRATION_WAIT_S = 60
 
@@ -73,7 +73,7 @@ def _connect_args(url: URL) -> dict[str, Any]:
 def _set_up_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves; the driver's own BEGIN comes too late
     for pragma in (
-        f"busy_timeout={_BUSY_TIMEOUT_MS}",
+        f"busy_timeout={int(_PATIENCE * 1000)}",
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
@@ -89,10 +89,14 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def writing(engine: Engine) -> Iterator[Connection]:
+def writing(engine: Engine, patience: float = _PATIENCE) -> Iterator[Connection]:
     """A connection in a transaction that is committed at the end, or rolled back when the block raises.
 
+    Args:
+        patience: seconds to wait for the lock of SQLite.
+
     Raises:
+        StoreBusy: somebody else had that lock all the time.
         StoreUnavailable: the database cannot be written.
     """
     with _translated(), engine.connect() as connection:
@@ -100,7 +104,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
             with connection.begin():
                 yield connection
             return
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        _begin(connection, patience)
         try:
             yield connection
         except BaseException:
@@ -109,20 +113,33 @@ def writing(engine: Engine) -> Iterator[Connection]:
         connection.exec_driver_sql("COMMIT")
 
 
-def put_row(engine: Engine, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+def _begin(connection: Connection, patience: float) -> None:
+    if patience == _PATIENCE:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return
+    connection.exec_driver_sql(f"PRAGMA busy_timeout={int(patience * 1000)}")
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={int(_PATIENCE * 1000)}")
+
+
+def put_row(
+    engine: Engine, table: Table, key: Mapping[str, Any], values: Mapping[str, Any], patience: float = _PATIENCE
+) -> None:
     """Write the row of a key, whether there is one or not, whoever else does so at the same time.
 
     Raises:
-        StoreUnavailable: the database cannot be written.
+        StoreUnavailable: the database cannot be written; ``patience`` is that of ``writing``.
     """
     try:
-        _put_row(engine, table, key, values)
+        _put_row(engine, table, key, values, patience)
     except IntegrityError:  # somebody else made it in that moment, so now it is there
-        _put_row(engine, table, key, values)
+        _put_row(engine, table, key, values, patience)
 
 
-def _put_row(engine: Engine, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    with writing(engine) as connection:
+def _put_row(engine: Engine, table: Table, key: Mapping[str, Any], values: Mapping[str, Any], patience: float) -> None:
+    with writing(engine, patience) as connection:
         # Looked for without a lock: on a row that is not there, locks of two who insert it block each other on MariaDB.
         if connection.execute(select(literal(1)).select_from(table).filter_by(**key)).first() is None:
             connection.execute(insert(table).values(**key, **values))

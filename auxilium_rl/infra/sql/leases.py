@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, or_, select, update
 
+from auxilium_rl.core import failpoints
 from auxilium_rl.core.dto import Run
 from auxilium_rl.core.states import RunState
 from auxilium_rl.infra.sql.clock import database_now
@@ -17,6 +18,9 @@ from auxilium_rl.infra.sql.tables import runs
 
 __all__ = ["RunLeases"]
 
+_PATIENCE = 5.0
+"""Seconds to wait for the lock of SQLite before a claim is tried again later: whoever claims has other work."""
+
 
 class RunLeases(RunRows):
     """Who has a run, until when, and how far it is."""
@@ -25,7 +29,10 @@ class RunLeases(RunRows):
         """See ``RunRegistry``."""
         due = or_(runs.c.retry_at.is_(None), runs.c.retry_at <= self._now())
         waits = or_(runs.c.state == RunState.QUEUED.value, and_(runs.c.state == RunState.INTERRUPTED.value, due))
-        with writing(self._engine) as connection:
+        with reading(self._engine) as connection:  # most often there are none, and nobody need wait for a lock
+            if connection.execute(select(runs.c.run_id).where(waits).limit(1)).first() is None:
+                return None
+        with writing(self._engine, _PATIENCE) as connection:
             free = runs.c.run_id.not_in(self._still_to_close(connection))
             oldest = select(runs.c.run_id).where(waits, free).order_by(runs.c.number).limit(1)
             run_id = connection.execute(oldest.with_for_update(skip_locked=True)).scalar()
@@ -55,6 +62,7 @@ class RunLeases(RunRows):
         with writing(self._engine) as connection:
             if connection.execute(update(runs).where(mine).values(lease_expires_at=_after(lease))).rowcount != 1:
                 return None
+            failpoints.stop("renewing", run_id)
             wish: str | None = connection.execute(select(runs.c.stop_requested).where(mine)).scalar()
             return wish
 

@@ -15,6 +15,7 @@ from auxilium_rl.core.dto import Checkpoint, EnvironmentSpec, Run, RunSpec
 from auxilium_rl.core.errors import IdempotencyConflict, QueueFull, QuotaExceeded
 from auxilium_rl.core.states import TERMINAL, RunState
 from auxilium_rl.infra.sql.database import put_row, reading, writing
+from auxilium_rl.infra.sql.lock_holder import lock_holder
 from auxilium_rl.infra.sql.rows import checkpoint_row
 from auxilium_rl.infra.sql.run_rows import held_by, sha256_of_text
 from auxilium_rl.infra.sql.tables import admission, checkpoints, health_probe, negotiated_specs, runs
@@ -142,9 +143,13 @@ class SqlRunRegistry(RunWishes):
 
     # -- health
 
-    def probe(self) -> None:
+    def probe(self, patience: float = 30.0) -> None:
         """See ``RunRegistry``."""
-        put_row(self._engine, health_probe, {"id": 1}, {"probed_at": self._now()})
+        put_row(self._engine, health_probe, {"id": 1}, {"probed_at": self._now()}, patience)
+
+    def lock_holder(self) -> int | None:
+        """See ``RunRegistry``."""
+        return lock_holder(self._engine)
 
 
 def _evaluation_gyms(spec: RunSpec) -> list[tuple[str, tuple[str, ...]]]:
