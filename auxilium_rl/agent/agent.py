@@ -75,7 +75,7 @@ class Agent:
         else:
             self.config = AgentConfig(**settings) if config is None else AgentConfig.of_file(config, **settings)
         self._mask_len = mask_length(action_space) if masked else 0
-        self._eye = Eye(observation_space, action_space)
+        self._eye = Eye(observation_space, action_space, self._mask_len)
         self._client = Client(self.config.address, connect_timeout=self.config.join_seconds)
         self._acting = threading.Lock()
         self._closed = False
@@ -110,7 +110,7 @@ class Agent:
             self._link = Link(self._client.experience_stub, config.address, join, self._outbox, self._wake)
             welcome = self._link.wait_for_welcome(config.join_seconds)
             fit = steps_that_fit(observation, action, self._mask_len, welcome.max_chunk_bytes)
-            asked = min(config.chunk_steps, config.chunk_bytes // (self._eye.step_bytes + self._mask_len))
+            asked = min(config.chunk_steps, config.chunk_bytes // self._eye.step_bytes)
             self._quota, self._chunk = welcome.quota, max(min(asked, fit), 1)
         self._await_run()
         self._policy = LocalPolicy(
@@ -205,18 +205,18 @@ class Agent:
             ActError: this is no observation, or nothing is legal.
             ClientError: acting goes on without a place for what comes of it (see ``AgentConfig.queue_steps``).
         """
-        row, kept = self._eye.see(observation)
-        legal = None if mask is None else self._eye.mask(mask, self._mask_len)
         with self._acting:
-            now = self._under_way(episode, kept)
-            return self._recorded(self._chosen(row, kept, legal), now)
+            row, step = self._eye.see(observation, mask)
+            now = self._under_way(episode, step.seen)
+            self._choose(row, step)
+            return self._recorded(step, now)
 
     def choose(self, observation: Any, mask: Any = None) -> Step:
         """Choose an action without taking it; ``record`` it when it is taken. Raises as ``act`` does."""
-        row, kept = self._eye.see(observation)
-        legal = None if mask is None else self._eye.mask(mask, self._mask_len)
         with self._acting:
-            return self._chosen(row, kept, legal)
+            row, step = self._eye.see(observation, mask)
+            self._choose(row, step)
+            return step
 
     def record(self, step: Step, *, episode: str = "") -> Step:
         """An action that was chosen was taken, as the next step of an episode.
@@ -247,16 +247,16 @@ class Agent:
             self._saw(now, seen)
         return now
 
-    def _chosen(self, row: Any, seen: Any, legal: Any) -> Step:
-        sampler, version = self._policy.made
+    def _choose(self, row: Any, step: Step) -> None:
+        sampler, step.version = self._policy.made
         try:
             if self._explores:
-                taken, sent, log_prob = sampler.draw(row, self._rng, legal)
+                step.taken, sent, step.log_prob = sampler.draw(row, self._rng, step.mask)
             else:
-                taken, sent, log_prob = sampler.best(row, legal)
+                step.taken, sent, step.log_prob = sampler.best(row, step.mask)
         except Refused as refused:
             raise ActError(str(refused)) from refused
-        return Step(self._eye.native(sent), log_prob, version, seen, taken, legal)
+        step.action = self._eye.native(sent)
 
     def _recorded(self, step: Step, now: Episode | None) -> Step:
         if now is None:
@@ -293,7 +293,7 @@ class Agent:
             raise InvalidArgument.of("terminated", both)
         if truncated and final_obs is None:
             raise InvalidArgument.of("final_obs", "none given; a truncated episode is worth what was seen last")
-        final = None if final_obs is None else self._eye.see(final_obs)[1]
+        final = None if final_obs is None else self._eye.apart(final_obs)
         if not self._explores:
             return
         with self._acting:

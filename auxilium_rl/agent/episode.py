@@ -6,6 +6,8 @@ import math
 import threading
 from typing import Any, NamedTuple
 
+from auxilium_rl.agent.shelf import Shelf
+
 __all__ = ["UNHEARD", "UNSENT", "UNTAKEN", "Episode", "RewardTooLate", "Rows", "Step"]
 
 _NEVER = 1 << 62
@@ -23,15 +25,21 @@ class Step:
         log_prob: of the action; NaN where the policy has no probabilities.
         version: of the policy that chose it.
         seen: what it was chosen on. taken: the action as it is learned from. mask: what was legal; None: everything.
+        shelf, place: where both lie.
         episode, number: where it was noted.
         worth: what was said of it; None: nothing yet.
     """
 
-    __slots__ = ("action", "episode", "log_prob", "mask", "number", "seen", "taken", "version", "worth")
+    __slots__ = (
+        "action", "episode", "log_prob", "mask", "number", "place", "seen", "shelf", "taken", "version", "worth",
+    )  # fmt: skip
+    action: Any
+    log_prob: float
+    version: int
+    taken: Any
 
-    def __init__(self, action: Any, log_prob: float, version: int, seen: Any, taken: Any, mask: Any) -> None:
-        self.action, self.log_prob, self.version = action, log_prob, version
-        self.seen, self.taken, self.mask = seen, taken, mask
+    def __init__(self, seen: Any, mask: Any, shelf: Shelf, place: int) -> None:
+        self.seen, self.mask, self.shelf, self.place = seen, mask, shelf, place
         self.episode: Episode = UNTAKEN
         self.number = 0
         self.worth: float | None = None

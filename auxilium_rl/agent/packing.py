@@ -11,7 +11,8 @@ import numpy.typing as npt
 import zstandard
 from gymnasium import spaces
 
-from auxilium_rl.agent.episode import Rows
+from auxilium_rl.agent.episode import Rows, Step
+from auxilium_rl.agent.shelf import gathered
 from auxilium_rl.client.errors import InvalidArgument
 from auxilium_rl.wire.chunks import ChunkCodec, Experience, Span
 from auxilium_rl.wire.rows import AnySpace, Obs
@@ -48,7 +49,7 @@ class Packer:
         spans, following = _spans(taken)
         steps = [step for rows in taken for step in rows.steps]
         log_probs = np.array([step.log_prob for step in steps], np.float32)
-        observations = self._stacked([step.seen for step in steps])
+        observations, masks = self._looked_at(steps)
         experience = Experience(
             count=len(steps),
             spans=spans,
@@ -57,7 +58,7 @@ class Packer:
             actions=np.array([step.taken for step in steps], self._action_dtype),
             rewards=np.array([step.worth or 0.0 for step in steps], np.float32),
             log_probs=None if math.isnan(log_probs.sum()) else log_probs,
-            masks=self._masks([step.mask for step in steps]),
+            masks=masks,
         )
         compressor = self._zstd if self._pays(observations) else None
         return self._codec.encode(seq, experience, compressor=compressor, buffer=self._buffer)
@@ -67,14 +68,15 @@ class Packer:
             return {key: _stack([row[key] for row in rows], leaf) for key, leaf in self._space.spaces.items()}
         return _stack(rows, self._space)
 
-    def _masks(self, masks: list[Any]) -> Any:
-        given = [mask for mask in masks if mask is not None]
-        if not given:
-            return None
-        if len(given) < len(masks):
-            everything = np.ones(self._mask_len, bool)
-            given = [everything if mask is None else mask for mask in masks]
-        return np.frombuffer(b"".join(given), bool).reshape(len(masks), self._mask_len)
+    def _looked_at(self, steps: list[Step]) -> tuple[Obs, npt.NDArray[np.bool_] | None]:
+        """Observations, and masks where there are any."""
+        observations, masks = gathered(steps) or (
+            self._stacked([step.seen for step in steps]),
+            np.frombuffer(b"".join([step.shelf.masks[step.place - step.shelf.first] for step in steps]), bool),
+        )
+        if all(step.mask is None for step in steps):
+            return observations, None
+        return observations, masks.reshape(len(steps), self._mask_len)
 
     def _pays(self, rows: Obs) -> bool:
         if self._compress is None:

@@ -1,0 +1,108 @@
+"""What was seen lies on shelves, and is sent as it was, however steps lie there."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from auxilium_rl.agent.episode import Rows, Step
+from auxilium_rl.agent.packing import Packer
+from auxilium_rl.agent.seeing import Eye
+from auxilium_rl.agent.shelf import gathered
+from auxilium_rl.client.errors import ActError
+from auxilium_rl.wire.chunks import ChunkCodec
+
+ACTION = spaces.Discrete(3)
+BOX = spaces.Box(-9, 9, (2, 100))
+SPACES = {
+    "box": BOX,
+    "whole numbers": spaces.Box(0, 255, (3000,), np.uint8),
+    "number": spaces.Discrete(7, start=3),
+    "dict": spaces.Dict({"near": BOX, "far": spaces.MultiDiscrete([4, 5])}),
+}
+
+
+def order_of(kind: str, count: int) -> list[int]:
+    """Numbers of seen steps in the order in which they were taken; not all are."""
+    numbers = list(range(count))
+    if kind == "two at once":
+        return numbers[::2] + numbers[1::2]
+    if kind == "any":
+        random.Random(0).shuffle(numbers)
+    return [number for number in numbers if kind == "as seen" or number not in {5, 40}]
+
+
+@pytest.mark.parametrize("masked", [False, True, None], ids=["no mask", "masks", "some masks"])
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES.keys())
+@pytest.mark.parametrize("kind", ["as seen", "some not taken", "two at once", "any"])
+def test_what_is_packed_is_what_was_seen(kind: str, space: spaces.Space[Any], masked: bool | None) -> None:
+    space.seed(1)
+    rng = np.random.default_rng(1)
+    eye, looks, masks, steps = Eye(space, ACTION, 3), [], [], []
+    for number in range(3 * eye._room if eye._room < 500 else 500):
+        looks.append(space.sample())
+        given = masked or (masked is None and number % 2)
+        masks.append(rng.permutation([True, True, False]) if given else np.ones(3, bool))
+        steps.append(chosen(eye, looks[-1], masks[-1] if given else None))
+    order = order_of(kind, len(steps))
+    taken = [steps[number] for number in order]
+    packer, codec = Packer(eye.counted, eye.counted_action, 3, compress=None), ChunkCodec(space, ACTION, 3)
+    chunk = packer.pack(1, [Rows(1, 0, taken, True, False, None)])
+    sent = codec.decode(codec.parse(chunk.SerializeToString()))
+    for row, number in enumerate(order):
+        seen = looks[number]
+        if isinstance(seen, dict):
+            assert isinstance(sent.observations, dict)
+            assert all(np.array_equal(sent.observations[key][row], value) for key, value in seen.items())
+        else:
+            start = space.start if isinstance(space, spaces.Discrete) else 0
+            assert np.array_equal(sent.observations[row], seen - start)  # type: ignore[index]
+    if masked is False:
+        assert sent.masks is None
+    else:
+        assert sent.masks is not None
+        assert np.array_equal(sent.masks, [masks[number] for number in order])
+    assert (gathered(taken) is None) is (kind in {"two at once", "any"} or eye._room < 4)
+
+
+def chosen(eye: Eye, observation: Any, mask: Any) -> Step:
+    step = eye.see(observation, mask)[1]
+    step.action = step.taken = step.version = 0
+    step.log_prob = -1.0
+    return step
+
+
+def test_what_the_system_does_with_its_arrays_changes_nothing() -> None:
+    eye, seen, mask = Eye(BOX, ACTION, 3), np.ones((2, 100), np.float64), np.array([True, False, True])
+    step = eye.see(seen, mask)[1]
+    seen[:], mask[:] = 5, False
+    assert step.seen.dtype == np.float32
+    assert (step.seen == 1).all()
+    assert step.mask.tolist() == [True, False, True]
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize(
+    ("observation", "mask", "words"),
+    [
+        (np.ones((100, 2)), None, "shape (100, 2) given"),
+        (np.ones(()), None, "shape () given"),
+        ("far", None, "observation: could not convert"),
+        (np.full((2, 100), np.nan), None, "every value must be finite"),
+        (np.full((2, 100), 1e300), None, "every value must be finite"),
+        (np.ones((2, 100)), [True, True], "mask: shape (2,) given; (3,) is accepted"),
+        (np.ones((2, 100)), True, "mask: shape () given; (3,) is accepted"),
+    ],
+)
+def test_what_is_refused_leaves_nothing_behind(observation: Any, mask: Any, words: str) -> None:
+    eye = Eye(BOX, ACTION, 3)
+    with pytest.raises(ActError) as refused:
+        eye.see(observation, mask)
+    assert words in str(refused.value)
+    row, step = eye.see(np.full((2, 100), 1e30), None)  # of which the square is infinite
+    assert (step.place, step.shelf.masks[0].all()) == (0, True)
+    assert np.array_equal(row, np.full(200, np.float32(1e30)))
