@@ -37,7 +37,7 @@ from auxilium_rl.core.experience.off_policy import store
 from auxilium_rl.core.experience.ports import Record
 from auxilium_rl.core.experience.sharded import ShardedReplay
 from auxilium_rl.core.states import RunState
-from auxilium_rl.inference.sampling import Sampler, SplitMix64
+from auxilium_rl.inference.sampling import Sampler
 from auxilium_rl.infra.experience.log import SegmentLog
 from auxilium_rl.infra.experience.reader import SegmentReader
 from auxilium_rl.infra.impatience import Impatience
@@ -299,8 +299,8 @@ class _Fixed:
 def _overhead() -> list[Figure]:
     """A step of the scheduling example with an agent that learns, against those whose policy is fixed.
 
-    The bar holds for each: the bare computation and drawing of an action, of which nobody looks at the input; an agent
-    whose run has ended, which acts on in the same way and keeps and sends nothing; and SB3's own policy.
+    The bar holds for each: a policy in this process that draws its actions and looks at what it is given, as the agent
+    does; an agent whose run has ended, which acts on in the same way and sends nothing; and SB3's own policy.
     """
     example = _example("scheduling")
     layers = example.PPO["policy_kwargs"]["net_arch"]
@@ -328,9 +328,8 @@ def _overhead() -> list[Figure]:
         )
         Client(address).run(ended.run_id).stop(immediate=True)
         _wait_for_end(ended)
-        sampler, _ = ended._policy.made
-        rng = SplitMix64(0)
-        bare = _Fixed(lambda seen, legal: int(sampler.draw(seen, rng, legal).sent))
+        local = agents.enter_context(Client(address).policy(f"{ended.run_id}@{ended.version}").local())
+        fixed = _Fixed(lambda seen, legal: int(local.act(seen, action_mask=legal, deterministic=False)))
 
         def seconds(who: Any) -> float:
             began = time.perf_counter()
@@ -339,12 +338,12 @@ def _overhead() -> list[Figure]:
 
         found = []
         for name, who in (
-            ("with a fixed policy", bare),
+            ("with a fixed local policy", fixed),
             ("with one whose run has ended", ended),
             ("with SB3's predict", stock),
         ):
             seconds(who)
-            ratios = interleaved(lambda: seconds(learning), lambda who=who: seconds(who), pairs=61)  # type: ignore[misc]
+            ratios = interleaved(lambda: seconds(learning), lambda who=who: seconds(who), pairs=121)  # type: ignore[misc]
             found.append(Figure(f"a step of the scheduling example with an agent ÷ {name}", ratios, 1.06, False))
     return found
 

@@ -94,7 +94,7 @@ class Agent:
     def _join(self, observation: AnySpace, action: AnySpace) -> None:
         config = self.config
         self.run_id = config.run_id or self._started(observation, action)
-        self._quota, self._explores = 0, config.explore
+        self._quota, self._explores, self._deaf = 0, config.explore, not config.explore
         if config.explore:
             self._outbox, incarnation = self._opened()
             buffer = own_buffer(config.buffer)
@@ -107,7 +107,7 @@ class Agent:
                 mask_len=self._mask_len,
                 buffer=buffer,
             )
-            self._link = Link(self._client.experience_stub, config.address, join, self._outbox, self._wake)
+            self._link = Link(self._client.experience_stub, config.address, join, self._outbox, self._heard)
             welcome = self._link.wait_for_welcome(config.join_seconds)
             fit = steps_that_fit(observation, action, self._mask_len, welcome.max_chunk_bytes)
             asked = min(config.chunk_steps, config.chunk_bytes // self._eye.step_bytes)
@@ -206,16 +206,16 @@ class Agent:
             ClientError: acting goes on without a place for what comes of it (see ``AgentConfig.queue_steps``).
         """
         with self._acting:
-            row, step = self._eye.see(observation, mask)
-            now = self._under_way(episode, step.seen)
-            self._choose(row, step)
+            row, legal, step = self._eye.see(observation, mask)
+            now = None if self._deaf else self._under_way(episode, step)
+            self._choose(row, legal, step)
             return self._recorded(step, now)
 
     def choose(self, observation: Any, mask: Any = None) -> Step:
         """Choose an action without taking it; ``record`` it when it is taken. Raises as ``act`` does."""
         with self._acting:
-            row, step = self._eye.see(observation, mask)
-            self._choose(row, step)
+            row, legal, step = self._eye.see(observation, mask)
+            self._choose(row, legal, step)
             return step
 
     def record(self, step: Step, *, episode: str = "") -> Step:
@@ -228,7 +228,7 @@ class Agent:
         with self._acting:
             if step.episode is not UNTAKEN:
                 raise InvalidArgument.of("step", "it was recorded already; one that was chosen and not yet is accepted")
-            return self._recorded(step, self._under_way(episode, step.seen))
+            return self._recorded(step, None if self._deaf else self._under_way(episode, step))
 
     @property
     def _unheard(self) -> bool:
@@ -236,24 +236,27 @@ class Agent:
         link = self._link
         return self._closed or (link is not None and (link.final or bool(link.ended)))
 
-    def _under_way(self, name: str, seen: Any) -> Episode | None:
-        """The episode of a name, in which this is seen now; None: nobody is told of it."""
-        if not self._explores or self._unheard:
-            return None
+    def _heard(self) -> None:
+        """Something became of the connection."""
+        self._deaf = self._unheard  # kept, not computed: whoever acts asks at every step
+        self._wake()
+
+    def _under_way(self, name: str, step: Step) -> Episode:
+        """The episode of a name, in which this is seen now."""
         now = self._backlog.under_way.get(name)
         if now is None:
             return self._backlog.begin(name)
         if self._quota and now.steps:
-            self._saw(now, seen)
+            self._saw(now, step.seen)
         return now
 
-    def _choose(self, row: Any, step: Step) -> None:
+    def _choose(self, row: Any, legal: Any, step: Step) -> None:
         sampler, step.version = self._policy.made
         try:
             if self._explores:
-                step.taken, sent, step.log_prob = sampler.draw(row, self._rng, step.mask)
+                step.taken, sent, step.log_prob = sampler.draw(row, self._rng, legal)
             else:
-                step.taken, sent, step.log_prob = sampler.best(row, step.mask)
+                step.taken, sent, step.log_prob = sampler.best(row, legal)
         except Refused as refused:
             raise ActError(str(refused)) from refused
         step.action = self._eye.native(sent)
@@ -364,7 +367,7 @@ class Agent:
         return True
 
     def _hang_up(self) -> None:
-        self._closed = True
+        self._closed = self._deaf = True
         if self._packing is not None:
             self._packing.close()
         if self._link is not None:

@@ -6,6 +6,9 @@ import math
 import threading
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from auxilium_rl.agent.shelf import Shelf
 
 __all__ = ["UNHEARD", "UNSENT", "UNTAKEN", "Episode", "RewardTooLate", "Rows", "Step"]
@@ -24,25 +27,33 @@ class Step:
         action: as the environment takes it.
         log_prob: of the action; NaN where the policy has no probabilities.
         version: of the policy that chose it.
-        seen: what it was chosen on. taken: the action as it is learned from. mask: what was legal; None: everything.
-        shelf, place: where both lie.
+        taken: the action as it is learned from.
+        shelf, place: where lies what it was chosen on. masked: whether not everything was legal.
         episode, number: where it was noted.
         worth: what was said of it; None: nothing yet.
     """
 
-    __slots__ = (
-        "action", "episode", "log_prob", "mask", "number", "place", "seen", "shelf", "taken", "version", "worth",
-    )  # fmt: skip
+    __slots__ = ("action", "episode", "log_prob", "masked", "number", "place", "shelf", "taken", "version", "worth")
     action: Any
     log_prob: float
     version: int
     taken: Any
 
-    def __init__(self, seen: Any, mask: Any, shelf: Shelf, place: int) -> None:
-        self.seen, self.mask, self.shelf, self.place = seen, mask, shelf, place
+    def __init__(self, shelf: Shelf, place: int, masked: bool) -> None:
+        self.shelf, self.place, self.masked = shelf, place, masked
         self.episode: Episode = UNTAKEN
         self.number = 0
         self.worth: float | None = None
+
+    @property
+    def seen(self) -> Any:
+        """What it was chosen on, an element of the space that counts from 0."""
+        return self.shelf.seen(self.place)
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_] | None:
+        """What was legal ``(mask_len,)``; None: everything."""
+        return self.shelf.masks[self.place - self.shelf.first] if self.masked else None
 
     def reward(self, value: float) -> None:
         """Say what the step was worth; said again, the last word counts.

@@ -74,7 +74,7 @@ class Packer:
             self._stacked([step.seen for step in steps]),
             np.frombuffer(b"".join([step.shelf.masks[step.place - step.shelf.first] for step in steps]), bool),
         )
-        if all(step.mask is None for step in steps):
+        if not any(step.masked for step in steps):
             return observations, None
         return observations, masks.reshape(len(steps), self._mask_len)
 

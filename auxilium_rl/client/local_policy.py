@@ -16,6 +16,7 @@ from auxilium_rl.client.acting import Acting
 from auxilium_rl.client.errors import ActError, ClientError
 from auxilium_rl.client.policy_encoding import PolicyEncoding
 from auxilium_rl.client.policy_values import PolicyVersion
+from auxilium_rl.client.single_acting import SingleActing
 from auxilium_rl.inference.batches import MODE, ActRequest, FlatWish
 from auxilium_rl.inference.policy import OnnxPolicy
 from auxilium_rl.inference.refused import Refused
@@ -41,7 +42,7 @@ class _Held:
         self.made = None if make is None else make(graph, told)
         self._told = told
         if make is None:
-            self.policy, self.encoding  # noqa: B018 - before it takes the old one's place
+            self.single  # noqa: B018 - with all the others, before it takes the old one's place
 
     @cached_property
     def encoding(self) -> PolicyEncoding:
@@ -50,6 +51,10 @@ class _Held:
     @cached_property
     def policy(self) -> OnnxPolicy:
         return OnnxPolicy(self.graph, self._told)
+
+    @cached_property
+    def single(self) -> SingleActing | None:
+        return SingleActing.of(self.policy, self._told, self.encoding)
 
 
 class LocalPolicy(Acting):
@@ -122,6 +127,13 @@ class LocalPolicy(Acting):
         """Wait until a version, or a later one, is here; False when ``timeout`` seconds passed."""
         with self._changed:
             return self._changed.wait_for(lambda: self.version.version >= version, timeout)
+
+    def act(self, observation: Any, *, action_mask: Any = None, deterministic: bool = True) -> Any:
+        """See ``Acting.act``."""
+        single = self._now.single
+        if single is None or not (deterministic or single.draws):
+            return super().act(observation, action_mask=action_mask, deterministic=deterministic)
+        return single.act(observation, action_mask, deterministic)
 
     def _encoded(self) -> PolicyEncoding:
         return self._now.encoding

@@ -31,6 +31,9 @@ Floats = npt.NDArray[np.float32]
 class OnnxPolicy:
     """A policy graph; an ``ActionModel``. The caller's thread computes; any number may call at once.
 
+    Attributes:
+        session: of ONNX Runtime, which computes.
+
     Args:
         graph: ``policy.onnx``.
         description: ``policy.json``.
@@ -58,8 +61,8 @@ class OnnxPolicy:
         self._distribution = description.get("distribution", "none")
         self._gaussian = self._distribution in {"gaussian", "squashed_gaussian"}
         self._outputs = ["action", "scores", *(["log_std"] if self._gaussian else [])]
-        self._session: Any = open_session(graph)
-        self._graph = Graph(self._session, self._outputs, most)
+        self.session: Any = open_session(graph)
+        self._graph = Graph(self.session, self._outputs, most)
         self._most = most
         self._critic_bytes, self._critic_lock = critic, threading.Lock()
         # One number in, one number out, nothing to remember: the way that most calls take.
@@ -85,7 +88,7 @@ class OnnxPolicy:
         try:
             bound = self._bound()
             bound.pack(bound.memory, 0, *observation)
-            self._session.run_with_iobinding(bound.binding)
+            self.session.run_with_iobinding(bound.binding)
             return Action(bound.action.item())
         finally:
             self._graph.leave()
@@ -128,7 +131,7 @@ class OnnxPolicy:
             return b""
         try:
             bound.memory[:] = slabs[0]
-            self._session.run_with_iobinding(bound.binding)
+            self.session.run_with_iobinding(bound.binding)
             return (bound.action.item() + codec.start).to_bytes(8, "little", signed=True)
         finally:
             self._graph.leave()
@@ -138,7 +141,7 @@ class OnnxPolicy:
         try:
             bound: _Bound = self._of_thread.bound
         except AttributeError:
-            bound = self._of_thread.bound = _Bound(self._session, self.observation_dim)
+            bound = self._of_thread.bound = _Bound(self.session, self.observation_dim)
         return bound
 
     @cached_property
@@ -160,7 +163,7 @@ class OnnxPolicy:
         if "state" in self.description:
             layers, _, size = self.description["state"]["shape"]
             feeds |= {name: np.zeros((layers, len(rows), size), np.float32) for name in ("hidden", "cell")}
-        action, scores = self._session.run(["action", "scores"], feeds)
+        action, scores = self.session.run(["action", "scores"], feeds)
         return action, scores
 
     def _computed(self, rows: Floats, states: Sequence[bytes]) -> tuple[list[npt.NDArray[Any]], list[bytes]]:
@@ -170,7 +173,7 @@ class OnnxPolicy:
             return self._graph.run(rows), []
         feeds = self._memory.feeds(rows, states)
         if self._memory.recurrent:
-            outputs = self._session.run(None, feeds)
+            outputs = self.session.run(None, feeds)
             outputs, rest = outputs[: len(self._outputs)], outputs[len(self._outputs) :]
         else:
             outputs, rest = self._graph.run(feeds["observation"]), []

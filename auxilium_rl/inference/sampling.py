@@ -69,11 +69,13 @@ class Sampler:
     """One version of a policy, for one thread. A new one is made and run aside, then it takes the old one's place.
 
     Args:
+        graph: ``policy.onnx``, or a session that has it and others use, too.
+        description: ``policy.json``.
         noise: deviation of the noise on the actions of a policy that has none of its own (TD3, DDPG), in units of half
             of the Box's range; None: as the policy's run has it, or 0.1.
     """
 
-    def __init__(self, graph: bytes, description: dict[str, Any], noise: float | None = None) -> None:
+    def __init__(self, graph: Any, description: dict[str, Any], noise: float | None = None) -> None:
         action = description["action_space"]
         self._kind = description.get("distribution", "none")
         self._discrete = action["type"] == "Discrete"
@@ -89,7 +91,7 @@ class Sampler:
             return
         if box:
             self._low, self._high = _bounds(description)
-        session = open_session(graph)
+        session = open_session(graph) if isinstance(graph, bytes) else graph
         gaussian = self._kind in {"gaussian", "squashed_gaussian"}
         names = ["action", "scores", *(["log_std"] if gaussian else [])]
         size = int(description["input"]["shape"][1])

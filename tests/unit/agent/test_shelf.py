@@ -70,7 +70,7 @@ def test_what_is_packed_is_what_was_seen(kind: str, space: spaces.Space[Any], ma
 
 
 def chosen(eye: Eye, observation: Any, mask: Any) -> Step:
-    step = eye.see(observation, mask)[1]
+    step = eye.see(observation, mask)[-1]
     step.action = step.taken = step.version = 0
     step.log_prob = -1.0
     return step
@@ -78,7 +78,7 @@ def chosen(eye: Eye, observation: Any, mask: Any) -> Step:
 
 def test_what_the_system_does_with_its_arrays_changes_nothing() -> None:
     eye, seen, mask = Eye(BOX, ACTION, 3), np.ones((2, 100), np.float64), np.array([True, False, True])
-    step = eye.see(seen, mask)[1]
+    step = eye.see(seen, mask)[-1]
     seen[:], mask[:] = 5, False
     assert step.seen.dtype == np.float32
     assert (step.seen == 1).all()
@@ -103,6 +103,6 @@ def test_what_is_refused_leaves_nothing_behind(observation: Any, mask: Any, word
     with pytest.raises(ActError) as refused:
         eye.see(observation, mask)
     assert words in str(refused.value)
-    row, step = eye.see(np.full((2, 100), 1e30), None)  # of which the square is infinite
+    row, _, step = eye.see(np.full((2, 100), 1e30), None)  # of which the square is infinite
     assert (step.place, step.shelf.masks[0].all()) == (0, True)
     assert np.array_equal(row, np.full(200, np.float32(1e30)))
