@@ -193,30 +193,38 @@ class Agent:
         """Whether the run takes no more: the agent still acts, and nothing more is sent."""
         return self._link is not None and bool(self._link.ended)
 
-    def act(self, observation: Any, mask: Any = None, *, episode: str = "") -> Step:
+    def act(self, observation: Any, mask: Any = None, *, episode: str | None = "") -> Step:
         """Choose an action.
 
         Args:
             observation: an element of the observation space, as the system has it.
             mask: the legal actions ``(mask_len,)``; None: all.
-            episode: which of several at once; the first step of a name begins it.
+            episode: which of several at once; the first step of a name begins it. None: the action is chosen and not
+                yet taken; ``record`` it when it is.
 
         Raises:
             ActError: this is no observation, or nothing is legal.
             ClientError: acting goes on without a place for what comes of it (see ``AgentConfig.queue_steps``).
         """
+        # In one piece: to a system that asks often, a few calls more are as long as what they do.
         with self._acting:
             row, legal, step = self._eye.see(observation, mask)
-            now = None if self._deaf else self._under_way(episode, step)
-            self._choose(row, legal, step)
-            return self._recorded(step, now)
+            now = None if self._deaf or episode is None else self._under_way(episode, step)
+            sampler, step.version = self._policy.made
+            try:
+                if self._explores:
+                    step.taken, sent, step.log_prob = sampler.draw(row, self._rng, legal)
+                else:
+                    step.taken, sent, step.log_prob = sampler.best(row, legal)
+            except Refused as refused:
+                raise ActError(str(refused)) from refused
+            start = self._eye.start
+            step.action = self._eye.native(sent) if start is None else sent + start
+            return step if episode is None else self._recorded(step, now)
 
     def choose(self, observation: Any, mask: Any = None) -> Step:
         """Choose an action without taking it; ``record`` it when it is taken. Raises as ``act`` does."""
-        with self._acting:
-            row, legal, step = self._eye.see(observation, mask)
-            self._choose(row, legal, step)
-            return step
+        return self.act(observation, mask, episode=None)
 
     def record(self, step: Step, *, episode: str = "") -> Step:
         """An action that was chosen was taken, as the next step of an episode.
@@ -249,17 +257,6 @@ class Agent:
         if self._quota and now.steps:
             self._saw(now, step.seen)
         return now
-
-    def _choose(self, row: Any, legal: Any, step: Step) -> None:
-        sampler, step.version = self._policy.made
-        try:
-            if self._explores:
-                step.taken, sent, step.log_prob = sampler.draw(row, self._rng, legal)
-            else:
-                step.taken, sent, step.log_prob = sampler.best(row, legal)
-        except Refused as refused:
-            raise ActError(str(refused)) from refused
-        step.action = self._eye.native(sent)
 
     def _recorded(self, step: Step, now: Episode | None) -> Step:
         if now is None:
