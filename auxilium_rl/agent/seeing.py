@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
@@ -47,14 +46,11 @@ class Eye:
         self._observation, self._action, self._mask_len = observation, action, mask_len
         self.counted, self.counted_action = counted_from_zero(observation), counted_from_zero(action)
         self._codec, self._keys = Codec(self.counted), [leaf.key for leaf in leaves]
-        self._put: Callable[[Any, Any], npt.NDArray[np.float32]] = (
-            BoxElements(observation).put if is_plain_box(observation) else self._put_any
-        )
-        self._flat = observation.shape if is_plain_box(observation) and len(observation.shape or ()) == 1 else None
+        self._box = BoxElements(observation) if is_plain_box(observation) else None
+        self._flat = observation.shape if self._box and len(observation.shape or ()) == 1 else None
         self.start = int(action.start) if isinstance(action, spaces.Discrete) else None
         self._room = Shelf.room_for(self.step_bytes)
         self._shelf, self._next = Shelf(self.counted, mask_len, self._room, 0), 0
-        self._elements = self._shelf.elements
 
     def see(self, observation: Any, mask: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None, Step]:
         """What the policy takes, ``(size,)`` float32, what is legal, and a step that nothing was chosen for yet.
@@ -67,15 +63,14 @@ class Eye:
         """
         if self._next == self._room:
             self._shelf = Shelf(self.counted, self._mask_len, self._room, self._shelf.first + self._room)
-            self._next, self._elements = 0, self._shelf.elements
+            self._next = 0
         number, shelf = self._next, self._shelf
-        row = self._elements[number]
+        row: Any = None
         if observation.__class__ is _ARRAY and observation.shape == self._flat and observation.dtype is _FLOAT32:
+            row = shelf.rows[number]  # type: ignore[index]
             row[...] = observation  # what most systems give; whoever acts would notice one more call
-            if not isfinite(row.dot(row)):
-                row = self._put(observation, row)
-        else:
-            row = self._put(observation, row)
+        if row is None or not isfinite(row.dot(row)):
+            row = self._put(observation, number)
         legal = None
         if mask is not None:
             legal = shelf.masks[number]
@@ -88,10 +83,14 @@ class Eye:
         """An observation that nothing is chosen on, by itself. Raises ActError."""
         return take(self._checked(observation), 0)
 
-    def _put_any(self, observation: Any, _: Any) -> npt.NDArray[np.float32]:
-        rows = self._checked(observation)
-        put(self._shelf.rows, self._next, take(rows, 0))
-        row: npt.NDArray[np.float32] = flat(rows, 1, self._keys)[0]
+    def _put(self, observation: Any, number: int) -> npt.NDArray[np.float32]:
+        """Write an observation into a row of the shelf; gives what the policy takes. Raises ActError."""
+        rows: Any = self._shelf.rows
+        if self._box is not None:
+            return self._box.put(observation, rows[number])
+        checked = self._checked(observation)
+        put(rows, number, take(checked, 0))
+        row: npt.NDArray[np.float32] = flat(checked, 1, self._keys)[0]
         return row
 
     def _checked(self, observation: Any) -> Any:

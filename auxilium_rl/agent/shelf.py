@@ -38,12 +38,6 @@ class Shelf:
         self.masks = np.ones((room, mask_len), bool)
         self.first = first
 
-    @property
-    def elements(self) -> Sequence[Any]:
-        """Its observations, one after another."""
-        rows = self.rows
-        return [take(rows, number) for number in range(len(self.masks))] if isinstance(rows, dict) else rows  # type: ignore[return-value]
-
     def seen(self, place: int) -> Any:
         """The observation of a place."""
         return take(self.rows, place - self.first)

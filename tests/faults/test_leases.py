@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import signal
+import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,24 @@ def test_a_worker_that_is_stopped_while_it_writes_keeps_nobody_from_writing(tmp_
         for run in (stopped, other):
             run.stop(immediate=True)
             assert run.wait(timeout=30).state == "STOPPED"
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="who holds SQLite's lock is known on Linux")
+def test_nobody_is_ended_because_another_program_keeps_the_database_locked(tmp_path: Path) -> None:
+    with running(tmp_path / "data", **LEASE) as server:
+        run = start(server, "ppo", total_timesteps=10**7)
+        until(lambda: checkpoints(run), "a checkpoint")
+        worker = worker_of(server, run.run_id)
+        with closing(sqlite3.connect(tmp_path / "data" / "auxilium.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            until(lambda: server.logged().count("database is locked") > 1, "a server that cannot write", 60)
+            other.execute("ROLLBACK")
+        before = run.status().timesteps_done
+        until(lambda: run.status().timesteps_done > before, "training that goes on")
+        assert (run.status().attempt, worker.is_running()) == (1, True)
+        run.stop(immediate=True)
+        assert run.wait(timeout=30).state == "STOPPED"
 
 
 @pytest.mark.long
