@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Graph", "open_session"]
+__all__ = ["Graph", "open_session", "shared_session"]
 
 Arrays = list[npt.NDArray[Any]]
 
@@ -24,6 +26,20 @@ def open_session(graph: bytes) -> Any:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+_shared: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
+_sharing = threading.Lock()
+
+
+def shared_session(graph: bytes) -> Any:
+    """As ``open_session``; those who have the same graph at the same time, as agents of one process do, have one."""
+    key = hashlib.sha256(graph).digest()
+    with _sharing:
+        session = _shared.get(key)
+        if session is None:
+            session = _shared[key] = open_session(graph)
+        return session
 
 
 class _Job:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from auxilium_rl.inference.batches import FlatBatch, FlatWish
-from auxilium_rl.inference.graph import open_session
+from auxilium_rl.inference.graph import shared_session
 from auxilium_rl.inference.policy import OnnxPolicy
 from auxilium_rl.inference.refused import Refused
 
@@ -91,7 +91,7 @@ class Sampler:
             return
         if box:
             self._low, self._high = _bounds(description)
-        session = open_session(graph) if isinstance(graph, bytes) else graph
+        session = shared_session(graph) if isinstance(graph, bytes) else graph
         gaussian = self._kind in {"gaussian", "squashed_gaussian"}
         names = ["action", "scores", *(["log_std"] if gaussian else [])]
         size = int(description["input"]["shape"][1])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -91,6 +93,25 @@ def test_exploration_of_those_that_have_none() -> None:
     spread = np.std([noisy.draw(ROWS[0], rng).sent for _ in range(300)], axis=0)
     assert (spread > 0.02).all()
     assert (noisy.best(ROWS[0]).sent == noisy.best(ROWS[0]).sent).all()
+
+
+def test_agents_of_one_process_share_what_computes_and_nothing_else() -> None:
+    (_, artifact), (_, other) = (
+        trained("ppo", VECTOR, CONTINUOUS, {**ON, "learning_rate": rate}) for rate in (1e-4, 1e-2)
+    )
+    graphs = [bytes(bytearray(graph)) for graph in (artifact.graph(), artifact.graph(), other.graph())]
+    samplers = [Sampler(graph, json.loads(artifact.description())) for graph in graphs]
+    assert samplers[0]._session is samplers[1]._session
+    assert samplers[0]._session is not samplers[2]._session
+    alone = [[one.best(row).sent.tolist() for row in ROWS] for one in samplers]
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(10):
+            found = list(pool.map(lambda one: [one.best(row).sent.tolist() for row in ROWS], samplers))
+            assert found == alone
+    assert alone[0] == alone[1] != alone[2]
+    gone = weakref.ref(samplers[2]._session)
+    samplers.pop()
+    assert gone() is None
 
 
 @pytest.mark.parametrize("action", [spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(3)])
