@@ -209,7 +209,11 @@ class Agent:
         # In one piece: to a system that asks often, a few calls more are as long as what they do.
         with self._acting:
             row, legal, step = self._eye.see(observation, mask)
-            now = None if self._deaf or episode is None else self._under_way(episode, step)
+            now = None
+            if not self._deaf and episode is not None:
+                now = self._backlog.under_way.get(episode)
+                if now is None or self._quota:
+                    now = self._under_way(episode, step)
             sampler, step.version = self._policy.made
             try:
                 if self._explores:

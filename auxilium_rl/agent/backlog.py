@@ -37,8 +37,9 @@ class Backlog:
     def add(self, episode: Episode, step: Step) -> int:
         """Note a step; gives how many wait."""
         with self._lock:
-            step.episode, step.number = episode, episode.base + len(episode.steps)
-            episode.steps.append(step)
+            there = episode.steps
+            step.episode, step.number = episode, episode.base + len(there)
+            there.append(step)
             episode.following = None
             self.steps = steps = self.steps + 1
         return steps
