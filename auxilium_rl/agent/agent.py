@@ -224,7 +224,12 @@ class Agent:
                 raise ActError(str(refused)) from refused
             start = self._eye.start
             step.action = self._eye.native(sent) if start is None else sent + start
-            return step if episode is None else self._recorded(step, now)
+            if now is None:
+                return step if episode is None else self._unkept(step)
+            waiting = self._backlog.add(now, step)
+            if waiting % self._chunk == 0 or waiting >= self.config.queue_steps or self._outbox.is_full:
+                self._attend(waiting)
+            return step
 
     def choose(self, observation: Any, mask: Any = None) -> Step:
         """Choose an action without taking it; ``record`` it when it is taken. Raises as ``act`` does."""
@@ -240,7 +245,10 @@ class Agent:
         with self._acting:
             if step.episode is not UNTAKEN:
                 raise InvalidArgument.of("step", "it was recorded already; one that was chosen and not yet is accepted")
-            return self._recorded(step, None if self._deaf else self._under_way(episode, step))
+            if self._deaf:
+                return self._unkept(step)
+            self._attend(self._backlog.add(self._under_way(episode, step), step))
+            return step
 
     @property
     def _unheard(self) -> bool:
@@ -262,17 +270,18 @@ class Agent:
             self._saw(now, step.seen)
         return now
 
-    def _recorded(self, step: Step, now: Episode | None) -> Step:
-        if now is None:
-            self.unkept += self._explores
-            step.episode = UNHEARD if self._explores else UNSENT
-            return step
-        waiting = self._backlog.add(now, step)
+    def _unkept(self, step: Step) -> Step:
+        """Nobody is told of it."""
+        self.unkept += self._explores
+        step.episode = UNHEARD if self._explores else UNSENT
+        return step
+
+    def _attend(self, waiting: int) -> None:
+        """Have what waits packed, and wait while there is no place for more."""
         if waiting % self._chunk == 0:
             self._wake()
         if waiting >= self.config.queue_steps or self._outbox.is_full:
             self._make_room()
-        return step
 
     def end(
         self,
