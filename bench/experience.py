@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,7 @@ from auxilium_rl.core.experience.off_policy import store
 from auxilium_rl.core.experience.ports import Record
 from auxilium_rl.core.experience.sharded import ShardedReplay
 from auxilium_rl.core.states import RunState
-from auxilium_rl.inference.sampling import Sampler
+from auxilium_rl.inference.sampling import Sampler, SplitMix64
 from auxilium_rl.infra.experience.log import SegmentLog
 from auxilium_rl.infra.experience.reader import SegmentReader
 from auxilium_rl.infra.impatience import Impatience
@@ -300,7 +301,8 @@ def _overhead() -> list[Figure]:
     """A step of the scheduling example with an agent that learns, against those whose policy is fixed.
 
     The bar holds for each: a policy in this process that draws its actions and looks at what it is given, as the agent
-    does; an agent whose run has ended, which acts on in the same way and sends nothing; and SB3's own policy.
+    does; an agent whose run has ended, which acts on in the same way and sends nothing; and SB3's own policy. The bare
+    computation and drawing, of which nobody looks at the input, is shown beside them.
     """
     example = _example("scheduling")
     layers = example.PPO["policy_kwargs"]["net_arch"]
@@ -329,6 +331,8 @@ def _overhead() -> list[Figure]:
         Client(address).run(ended.run_id).stop(immediate=True)
         _wait_for_end(ended)
         local = agents.enter_context(Client(address).policy(f"{ended.run_id}@{ended.version}").local())
+        sampler, rng = ended._policy.made[0], SplitMix64(0)
+        bare = _Fixed(lambda seen, legal: int(sampler.draw(seen, rng, legal).sent))
         fixed = _Fixed(lambda seen, legal: int(local.act(seen, action_mask=legal, deterministic=False)))
 
         def seconds(who: Any) -> float:
@@ -337,14 +341,15 @@ def _overhead() -> list[Figure]:
             return time.perf_counter() - began
 
         found = []
-        for name, who in (
-            ("with a fixed local policy", fixed),
-            ("with one whose run has ended", ended),
-            ("with SB3's predict", stock),
+        for name, who, bar in (
+            ("with a fixed local policy", fixed, 1.06),
+            ("with one whose run has ended", ended, 1.06),
+            ("with SB3's predict", stock, 1.06),
+            ("with the bare computation of one", bare, math.inf),
         ):
             seconds(who)
             ratios = interleaved(lambda: seconds(learning), lambda who=who: seconds(who), pairs=121)  # type: ignore[misc]
-            found.append(Figure(f"a step of the scheduling example with an agent ÷ {name}", ratios, 1.06, False))
+            found.append(Figure(f"a step of the scheduling example with an agent ÷ {name}", ratios, bar, False))
     return found
 
 

@@ -18,7 +18,7 @@ from auxilium_rl.wire.spaces import Codec, UnsupportedSpace, counted_from_zero, 
 
 __all__ = ["Eye"]
 
-_ARRAY, _FLOAT32 = np.ndarray, np.dtype(np.float32)
+_ARRAY, _FLOAT32, _BOOL = np.ndarray, np.dtype(np.float32), np.dtype(bool)
 _NO_MASKS = "this agent was made without masks (masked=True)"
 
 
@@ -49,6 +49,7 @@ class Eye:
         self._box = BoxElements(observation) if is_plain_box(observation) else None
         self._flat = observation.shape if self._box and len(observation.shape or ()) == 1 else None
         self.start = int(action.start) if isinstance(action, spaces.Discrete) else None
+        self._mask_shape = (mask_len,) if mask_len else None
         self._room = Shelf.room_for(self.step_bytes)
         self._shelf, self._next = Shelf(self.counted, mask_len, self._room, 0), 0
 
@@ -74,13 +75,17 @@ class Eye:
         legal = None
         if mask is not None:
             legal = shelf.masks[number]
-            fits = mask.__class__ is _ARRAY and mask.shape == legal.shape and self._mask_len
+            fits = mask.__class__ is _ARRAY and mask.shape == self._mask_shape and mask.dtype is _BOOL
             legal[...] = mask if fits else fitting_mask(mask, self._mask_len, _NO_MASKS)
         self._next = number + 1
         return row, legal, Step(shelf, shelf.first + number, legal is not None)
 
     def apart(self, observation: Any) -> Any:
         """An observation that nothing is chosen on, by itself. Raises ActError."""
+        if self._box is not None:
+            alone = np.empty(self._observation.shape or (), np.float32)
+            self._box.put(observation, alone)
+            return alone
         return take(self._checked(observation), 0)
 
     def _put(self, observation: Any, number: int) -> npt.NDArray[np.float32]:

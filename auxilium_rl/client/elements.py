@@ -47,14 +47,17 @@ class BoxElements:
         return row
 
 
-def fitting_mask(mask: Any, length: int, otherwise: str) -> npt.NDArray[Any]:
-    """A mask as an array ``(length,)``, not copied where it is one. Raises ActError.
+def fitting_mask(mask: Any, length: int, otherwise: str, field: str = "mask") -> npt.NDArray[np.bool_]:
+    """A mask as an array ``(length,)``, not copied where it is one. Raises ActError, which names the field.
 
     Args:
         otherwise: what is accepted where the length is 0.
     """
-    given: npt.NDArray[Any] = mask if isinstance(mask, np.ndarray) else np.array(mask, bool)
-    if given.shape != (length,):
-        accepted = f"({length},) is accepted" if length else otherwise
-        raise ActError(f"mask: shape {given.shape} given; {accepted}")
-    return given
+    accepted = f"({length},) of truth values is accepted" if length else otherwise
+    try:
+        given = np.asarray(mask)
+    except (TypeError, ValueError) as wrong:
+        raise ActError(f"{field}: {wrong}; {accepted}") from wrong
+    if not length or given.shape != (length,) or given.dtype.kind not in "biuf":
+        raise ActError(f"{field}: shape {given.shape} of {given.dtype} given; {accepted}")
+    return given.astype(bool, copy=False)

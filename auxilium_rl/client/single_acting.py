@@ -48,7 +48,9 @@ class SingleActing:
 
     def act(self, observation: Any, mask: Any, deterministic: bool) -> Any:
         """See ``Acting.act``."""
-        legal = None if mask is None else fitting_mask(mask, self._mask_len, "this policy takes no mask")
+        legal = None
+        if mask is not None:
+            legal = fitting_mask(mask, self._mask_len, "this policy takes no mask", "action_mask")
         with self._lock:
             row = self._observations.put(observation, self._seen)
             try:
@@ -57,5 +59,5 @@ class SingleActing:
                 else:
                     sent = self._sampler.draw(row, self._rng, legal).sent
             except Refused as refused:
-                raise ActError(str(refused)) from refused
+                raise ActError(f"action_mask: {refused.description}") from refused  # it looks at nothing else
         return sent + self._start if self._discrete else sent.astype(self._dtype)

@@ -13,7 +13,8 @@ from auxilium_rl.core.errors import InvalidRequest, ModelNotReady, PolicyNotFoun
 from auxilium_rl.core.model_cache import ModelCache
 from auxilium_rl.core.policies import PolicyVersion, split_name
 from auxilium_rl.core.policy_clock import PolicyClock
-from auxilium_rl.core.ports import ActionModel, PolicyRegistry, RunRegistry
+from auxilium_rl.core.policy_ports import ActionModel, PolicyRegistry
+from auxilium_rl.core.ports import RunRegistry
 from auxilium_rl.core.states import TERMINAL
 from auxilium_rl.inference.batches import Action, ActRequest, ActResult
 from auxilium_rl.inference.refused import Refused, Unfit

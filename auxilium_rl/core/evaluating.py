@@ -14,7 +14,7 @@ from auxilium_rl.core.errors import ContractViolation, InvalidRequest
 from auxilium_rl.core.evaluation_wish import Wanted, sizes_of
 from auxilium_rl.core.lanes import LanePort
 from auxilium_rl.core.policies import Episode
-from auxilium_rl.core.ports import ActionModel
+from auxilium_rl.core.policy_ports import ActionModel
 from auxilium_rl.inference.batches import FlatBatch, FlatWish
 from auxilium_rl.inference.refused import Refused
 from auxilium_rl.wire.rows import flat, put

@@ -18,7 +18,8 @@ from auxilium_rl.core.evaluation_wish import Wanted, sizes_of
 from auxilium_rl.core.plans import episodes_of, evaluation_source
 from auxilium_rl.core.policies import Episode, Evaluation, PolicyVersion, summary
 from auxilium_rl.core.policy_manager import PolicyManager
-from auxilium_rl.core.ports import Evaluator, RunRegistry
+from auxilium_rl.core.policy_ports import Evaluator
+from auxilium_rl.core.ports import RunRegistry
 from auxilium_rl.core.sources import SourceDefaults
 
 __all__ = ["EvaluationRequest", "Evaluations"]

@@ -14,7 +14,8 @@ from auxilium_rl.core.dto import Run
 from auxilium_rl.core.errors import AuxiliumError, FieldViolation, InvalidRequest, RunInUse, RunNotFound
 from auxilium_rl.core.experience.ports import ExperienceLogs
 from auxilium_rl.core.lineage import Lineage
-from auxilium_rl.core.ports import ModelStore, PolicyRegistry, PolicyStore, RunRegistry
+from auxilium_rl.core.policy_ports import PolicyRegistry, PolicyStore
+from auxilium_rl.core.ports import ModelStore, RunRegistry
 from auxilium_rl.core.states import TERMINAL, RunState
 
 __all__ = ["Garbage", "Housekeeping", "Retention"]

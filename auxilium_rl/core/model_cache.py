@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from auxilium_rl.core.ports import ActionModel
+from auxilium_rl.core.policy_ports import ActionModel
 
 __all__ = ["ModelCache"]
 

@@ -6,7 +6,7 @@ import threading
 import time
 
 from auxilium_rl.core.errors import AuxiliumError
-from auxilium_rl.core.ports import PolicyRegistry
+from auxilium_rl.core.policy_ports import PolicyRegistry
 
 __all__ = ["PolicyClock"]
 

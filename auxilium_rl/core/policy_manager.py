@@ -23,7 +23,8 @@ from auxilium_rl.core.policies import (
     split_name,
 )
 from auxilium_rl.core.policy_clock import PolicyClock
-from auxilium_rl.core.ports import PolicyRegistry, PolicyStore, RunRegistry
+from auxilium_rl.core.policy_ports import PolicyRegistry, PolicyStore
+from auxilium_rl.core.ports import RunRegistry
 from auxilium_rl.core.publishing import Publisher, policy_of
 
 __all__ = ["PolicyManager"]

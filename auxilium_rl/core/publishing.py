@@ -12,7 +12,8 @@ import structlog
 from auxilium_rl.core.dto import Checkpoint, Run
 from auxilium_rl.core.errors import LeaseLost, ModelNotReady, PolicyNotFound, StoreUnavailable, VersionInUse
 from auxilium_rl.core.policies import NewVersion, PolicyVersion, check_policy_name
-from auxilium_rl.core.ports import ModelStore, PolicyRegistry, PolicyStore
+from auxilium_rl.core.policy_ports import PolicyRegistry, PolicyStore
+from auxilium_rl.core.ports import ModelStore
 
 __all__ = ["Publisher", "policy_of"]
 

@@ -22,7 +22,7 @@ from auxilium_rl.core.evaluating import check_fit, play
 from auxilium_rl.core.evaluation_wish import Wanted
 from auxilium_rl.core.lanes import LanePort
 from auxilium_rl.core.policies import Episode, Evaluation, PolicyVersion, summary
-from auxilium_rl.core.ports import ActionModel, PolicyRegistry
+from auxilium_rl.core.policy_ports import ActionModel, PolicyRegistry
 from auxilium_rl.core.publishing import policy_of
 
 __all__ = ["EvaluationTools", "TrainingEvaluation", "metrics_of"]

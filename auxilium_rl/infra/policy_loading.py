@@ -5,7 +5,8 @@ from __future__ import annotations
 from auxilium_rl.core.dto import Checkpoint
 from auxilium_rl.core.errors import ModelCorrupt
 from auxilium_rl.core.policies import PolicyVersion
-from auxilium_rl.core.ports import ModelStore, PolicyStore
+from auxilium_rl.core.policy_ports import PolicyStore
+from auxilium_rl.core.ports import ModelStore
 from auxilium_rl.inference.loading import checked_policy
 from auxilium_rl.inference.policy import OnnxPolicy
 from auxilium_rl.inference.refused import Unfit

@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from auxilium_rl.core.policies import PolicyFile, PolicyVersion
-from auxilium_rl.core.ports import StoredFiles
+from auxilium_rl.core.policy_ports import StoredFiles
 from auxilium_rl.infra.checkpoint_places import open_place
 from auxilium_rl.infra.manifests import MANIFEST, Manifest, read_named, seal
 

@@ -14,7 +14,7 @@ import grpc
 
 from auxilium_rl.core.acting import ActingService
 from auxilium_rl.core.errors import InvalidRequest, ModelNotReady, StreamsExhausted
-from auxilium_rl.core.ports import ActionModel
+from auxilium_rl.core.policy_ports import ActionModel
 from auxilium_rl.inference.batches import ActRequest, FlatWish
 from auxilium_rl.transport.errors import abort, answers_to_the_last, answers_with_status, public_message, status_number
 from auxilium_rl.transport.policy_convert import act_request, act_response

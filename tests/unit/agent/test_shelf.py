@@ -66,7 +66,7 @@ def test_what_is_packed_is_what_was_seen(kind: str, space: spaces.Space[Any], ma
     else:
         assert sent.masks is not None
         assert np.array_equal(sent.masks, [masks[number] for number in order])
-    assert (gathered(taken) is None) is (kind in {"two at once", "any"} or eye._room < 4)
+    assert (gathered(taken) is None) is (kind in {"two at once", "any"})
 
 
 def chosen(eye: Eye, observation: Any, mask: Any) -> Step:
@@ -94,8 +94,10 @@ def test_what_the_system_does_with_its_arrays_changes_nothing() -> None:
         ("far", None, "observation: could not convert"),
         (np.full((2, 100), np.nan), None, "every value must be finite"),
         (np.full((2, 100), 1e300), None, "every value must be finite"),
-        (np.ones((2, 100)), [True, True], "mask: shape (2,) given; (3,) is accepted"),
-        (np.ones((2, 100)), True, "mask: shape () given; (3,) is accepted"),
+        (np.ones((2, 100)), [True, True], "mask: shape (2,) of bool given; (3,) of truth values is accepted"),
+        (np.ones((2, 100)), True, "mask: shape () of bool given; (3,) of truth values is accepted"),
+        (np.ones((2, 100)), [[True], [True, False], []], "mask: setting an array element"),
+        (np.ones((2, 100)), np.array(["all", "of", "them"]), "mask: shape (3,) of <U4 given"),
     ],
 )
 def test_what_is_refused_leaves_nothing_behind(observation: Any, mask: Any, words: str) -> None:

@@ -108,9 +108,10 @@ def test_threads_do_not_get_one_anothers_actions() -> None:
         (DISCRETE, [0, 0], None, "observation: shape (2,) given"),
         (DISCRETE, "high", None, "observation: could not convert"),
         (DISCRETE, [0, np.inf, 0], None, "every value must be finite"),
-        (DISCRETE, [0, 0, 0], [True, True], "mask: shape (2,) given; (3,) is accepted"),
-        (DISCRETE, [0, 0, 0], [False, False, False], "with something legal is accepted"),
-        (CONTINUOUS, [0, 0, 0], [True, True], "this policy takes no mask"),
+        (DISCRETE, [0, 0, 0], [True, True], "action_mask: shape (2,) of bool given; (3,) of truth values is accepted"),
+        (DISCRETE, [0, 0, 0], [False, False, False], "action_mask: (3,) given; (3,) with something legal is accepted"),
+        (DISCRETE, [0, 0, 0], ["all", "of", "them"], "action_mask: shape (3,) of <U4 given"),
+        (CONTINUOUS, [0, 0, 0], [True, True], "action_mask: shape (2,) of bool given; this policy takes no mask"),
     ],
 )
 def test_what_is_refused(action: Any, observation: Any, mask: Any, words: str) -> None:
