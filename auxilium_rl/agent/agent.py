@@ -225,7 +225,10 @@ class Agent:
             start = self._eye.start
             step.action = self._eye.native(sent) if start is None else sent + start
             if now is None:
-                return step if episode is None else self._unkept(step)
+                if episode is not None:
+                    return self._unkept(step)
+                step.episode, step.number = UNTAKEN, 0
+                return step
             waiting = self._backlog.add(now, step)
             if waiting % self._chunk == 0 or waiting >= self.config.queue_steps or self._outbox.is_full:
                 self._attend(waiting)
@@ -273,7 +276,7 @@ class Agent:
     def _unkept(self, step: Step) -> Step:
         """Nobody is told of it."""
         self.unkept += self._explores
-        step.episode = UNHEARD if self._explores else UNSENT
+        step.episode, step.number = UNHEARD if self._explores else UNSENT, 0
         return step
 
     def _attend(self, waiting: int) -> None:

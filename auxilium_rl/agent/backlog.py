@@ -14,7 +14,6 @@ class Backlog:
     """Episodes that are under way, and ended ones of which not everything was taken for sending.
 
     Attributes:
-        steps: that wait here.
         under_way: episodes by name.
 
     Args:
@@ -22,11 +21,16 @@ class Backlog:
     """
 
     def __init__(self, number: int) -> None:
-        self.steps = 0
+        self._added = self._taken = 0  # each is written by one thread
         self.under_way: dict[str, Episode] = {}
         self._ended: list[Episode] = []
         self._lock = threading.Lock()
         self._number = number
+
+    @property
+    def steps(self) -> int:
+        """That wait here."""
+        return self._added - self._taken
 
     def begin(self, name: str) -> Episode:
         """An episode of this name."""
@@ -35,19 +39,17 @@ class Backlog:
         return begun
 
     def add(self, episode: Episode, step: Step) -> int:
-        """Note a step; gives how many wait."""
-        with self._lock:
-            there = episode.steps
-            step.episode, step.number = episode, episode.base + len(there)
-            there.append(step)
-            episode.following = None
-            self.steps = steps = self.steps + 1
-        return steps
+        """Note a step; gives how many wait. One thread at a time, beside one that takes away."""
+        step.episode, step.number = episode, episode.count
+        episode.steps.append(step)
+        episode.count += 1
+        self._added += 1
+        return self._added - self._taken
 
     def saw(self, episode: Episode, observation: Any) -> None:
         """What came after the last step, before the next is chosen."""
         with self._lock:
-            episode.following = observation
+            episode.saw(observation)
 
     def end(self, name: str, terminated: bool, final: Any, rewards_follow: bool) -> None:
         """An episode is over. Raises KeyError where none of the name is under way."""
@@ -71,7 +73,7 @@ class Backlog:
                     taken.append(episode.take(ready))
                     left -= ready
             self._ended = [one for one in self._ended if one.steps]
-            self.steps -= most - left
+            self._taken += most - left
         return taken
 
     def ready(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from typing import Any, NamedTuple
 
@@ -30,20 +29,34 @@ class Step:
         taken: the action as it is learned from.
         shelf, place: where lies what it was chosen on. masked: whether not everything was legal.
         episode, number: where it was noted.
-        worth: what was said of it; None: nothing yet.
+        worth: what was said of it; None: nothing yet. sent: what of that was taken away to be sent.
     """
 
-    __slots__ = ("action", "episode", "log_prob", "masked", "number", "place", "shelf", "taken", "version", "worth")
+    # Made empty, and filled by whoever acts: a constructor in Python takes as long as all the rest of a step.
+    __slots__ = (
+        "action",
+        "episode",
+        "log_prob",
+        "masked",
+        "number",
+        "place",
+        "sent",
+        "shelf",
+        "taken",
+        "version",
+        "worth",
+    )
+    shelf: Shelf
+    place: int
+    masked: bool
     action: Any
+    taken: Any
     log_prob: float
     version: int
-    taken: Any
-
-    def __init__(self, shelf: Shelf, place: int, masked: bool) -> None:
-        self.shelf, self.place, self.masked = shelf, place, masked
-        self.episode: Episode = UNTAKEN
-        self.number = 0
-        self.worth: float | None = None
+    episode: Episode
+    number: int
+    worth: float | None
+    sent: float | None
 
     @property
     def seen(self) -> Any:
@@ -66,11 +79,12 @@ class Step:
             ValueError: this is no finite number, or the step was chosen and not recorded.
         """
         worth, episode = float(value), self.episode
-        if not math.isfinite(worth):
+        if worth - worth != 0.0:  # not a call, as `isfinite` is: infinite, or no number
             raise ValueError(f"reward: {value} given; a finite number is accepted")
-        with episode.lock:
-            if self.number >= episode.base:
-                self.worth = worth
+        if self.number >= episode.base:
+            self.worth = worth
+            # Without the lock: who takes steps away moves the base first, then looks at what they were worth.
+            if self.number >= episode.base or episode.was_sent(self):
                 return
         episode.too_late(self.number)
 
@@ -94,46 +108,57 @@ class Rows(NamedTuple):
 class Episode:
     """Steps that were taken and not yet sent.
 
-    Attributes:
-        base: steps that were sent.
-        steps: those that were not.
-        following: what came after the last of them; None: nothing yet.
+    One thread at a time adds steps and asks nobody; everything else is done under the lock.
 
-    Args:
-        lock: whoever adds or takes away holds it.
+    Attributes:
+        count: steps that were taken.
+        base: of them, those that were sent.
+        steps: those that were not.
+        following: what was seen after ``followed`` steps.
     """
 
     def __init__(self, number: int, key: str, lock: threading.Lock) -> None:
         self.number, self.key, self.lock = number, key, lock
-        self.base = 0
+        self.count = self.base = 0
         self.steps: list[Step] = []
         self.following: Any = None
+        self.followed = -1
         self.terminated = self.truncated = False
         self._rewards_follow = False
 
     def end(self, terminated: bool, final: Any, rewards_follow: bool) -> None:
         """No step comes any more. Under the lock."""
-        self.following, self._rewards_follow = final, rewards_follow
+        self.saw(final)
+        self._rewards_follow = rewards_follow
         self.terminated, self.truncated = terminated, not terminated
+
+    def saw(self, observation: Any) -> None:
+        """What came after the last step; None: nothing. Under the lock."""
+        self.following, self.followed = observation, self.base + len(self.steps)
 
     def ready(self, most: int = _NEVER, *, force: bool = False) -> int:
         """Steps that can be sent: their rewards are known, and what was seen after them. Under the lock."""
-        steps, over = self.steps, self.terminated or self.truncated
-        there = max(min(len(steps) - (not over and self.following is None), most), 0)
-        if force or (over and not self._rewards_follow):
+        steps, there = self.steps, len(self.steps)
+        there = max(min(there - (self.base + there != self.followed), most), 0)
+        if force or ((self.terminated or self.truncated) and not self._rewards_follow):
             return there
         return next((number for number in range(there) if steps[number].worth is None), there)
 
     def take(self, count: int) -> Rows:
         """The oldest ``count`` steps, which are no longer here then. Under the lock."""
-        last = count == len(self.steps)
-        following = self.following if last else self.steps[count].seen
-        rows = Rows(
-            self.number, self.base, self.steps[:count], last and self.terminated, last and self.truncated, following
-        )
+        start, taken = self.base, self.steps[:count]
         self.base += count
+        for step in taken:
+            step.sent = step.worth
+        last = self.base == self.followed
+        following = self.following if last else self.steps[count].seen
         del self.steps[:count]
-        return rows
+        return Rows(self.number, start, taken, last and self.terminated, last and self.truncated, following)
+
+    def was_sent(self, step: Step) -> bool:
+        """Whether what was said of a step while it was taken away went with it."""
+        with self.lock:
+            return step.sent == step.worth
 
     def too_late(self, number: int) -> None:
         """Raises RewardTooLate."""

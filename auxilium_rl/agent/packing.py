@@ -48,7 +48,7 @@ class Packer:
         """The message of some steps."""
         spans, following = _spans(taken)
         steps = [step for rows in taken for step in rows.steps]
-        log_probs = np.array([step.log_prob for step in steps], np.float32)
+        log_probs = [step.log_prob for step in steps]
         observations, masks = self._looked_at(steps)
         experience = Experience(
             count=len(steps),
@@ -56,8 +56,8 @@ class Packer:
             observations=observations,
             following=self._stacked(following),
             actions=np.array([step.taken for step in steps], self._action_dtype),
-            rewards=np.array([step.worth or 0.0 for step in steps], np.float32),
-            log_probs=None if math.isnan(log_probs.sum()) else log_probs,
+            rewards=np.array([step.sent or 0.0 for step in steps], np.float32),
+            log_probs=None if math.isnan(sum(log_probs)) else np.array(log_probs, np.float32),
             masks=masks,
         )
         compressor = self._zstd if self._pays(observations) else None
@@ -120,13 +120,21 @@ def _spans(taken: list[Rows]) -> tuple[list[Span], list[Any]]:
     following: list[Any] = []
     for rows in taken:
         first, count = 0, len(rows.steps)
-        for version, group in groupby([step.version for step in rows.steps]):
-            last = first + sum(1 for _ in group)
+        for version, steps in _by_version(rows.steps):
+            last = first + steps
             whole = last == count
             after = rows.following if whole else rows.steps[last].seen
             ends = whole and rows.terminated, whole and rows.truncated
-            spans.append(Span(rows.episode, rows.start + first, last - first, version, *ends, after is not None))
+            spans.append(Span(rows.episode, rows.start + first, steps, version, *ends, after is not None))
             if after is not None:
                 following.append(after)
             first = last
     return spans, following
+
+
+def _by_version(steps: list[Step]) -> list[tuple[int, int]]:
+    """The versions that acted, one after another, and for how many steps each."""
+    versions = [step.version for step in steps]
+    if versions.count(versions[0]) == len(versions):  # most often; to group them takes ten times as long
+        return [(versions[0], len(versions))]
+    return [(version, sum(1 for _ in group)) for version, group in groupby(versions)]

@@ -54,7 +54,7 @@ class Eye:
         self._shelf, self._next = Shelf(self.counted, mask_len, self._room, 0), 0
 
     def see(self, observation: Any, mask: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None, Step]:
-        """What the policy takes, ``(size,)`` float32, what is legal, and a step that nothing was chosen for yet.
+        """What the policy takes, ``(size,)`` float32, what is legal, and a step without its choice and episode.
 
         Args:
             mask: None: everything is legal.
@@ -78,7 +78,10 @@ class Eye:
             fits = mask.__class__ is _ARRAY and mask.shape == self._mask_shape and mask.dtype is _BOOL
             legal[...] = mask if fits else fitting_mask(mask, self._mask_len, _NO_MASKS)
         self._next = number + 1
-        return row, legal, Step(shelf, shelf.first + number, legal is not None)
+        step = Step()
+        step.shelf, step.place, step.masked = shelf, shelf.first + number, legal is not None
+        step.worth = None
+        return row, legal, step
 
     def apart(self, observation: Any) -> Any:
         """An observation that nothing is chosen on, by itself. Raises ActError."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,9 +13,11 @@ from auxilium_rl.wire.rows import AnySpace, Obs, take
 
 __all__ = ["Placed", "Shelf", "gathered"]
 
-_BYTES, _MOST = 1 << 18, 1024
+_BYTES, _MOST = 1 << 19, 1024
 _FEW = 4
 """Steps that lie beside one another, on average, for which it pays to take them together."""
+_SMALL = 1 << 19
+"""Bytes that are copied sooner than the interpreter is let go of and got back."""
 
 
 class Shelf:
@@ -57,15 +59,18 @@ class Placed(Protocol):
 
 def gathered(steps: Sequence[Placed]) -> tuple[Obs, npt.NDArray[np.bool_]] | None:
     """Observations and masks of steps, in their order; None: they lie too far apart for that."""
-    places = np.array([step.place for step in steps])
-    firsts = np.array([step.shelf.first for step in steps])
-    breaks = np.flatnonzero((np.diff(places) != 1) | (np.diff(firsts) != 0)) + 1
-    if _FEW * len(breaks) > len(steps):
-        return None
-    parts = []
-    for begin, end in zip([0, *breaks.tolist()], [*breaks.tolist(), len(steps)], strict=True):
-        shelf = steps[begin].shelf
-        parts.append((shelf, slice(steps[begin].place - shelf.first, steps[end - 1].place - shelf.first + 1)))
+    # In few and long pieces, without NumPy's arithmetic: it lets go of the interpreter at every array, and each time
+    # that this thread comes back to it, whoever acts may have to wait.
+    places = [step.place for step in steps]
+    if places == list(range(places[0], places[0] + len(places))):
+        breaks = []
+    else:
+        breaks = [at for at in range(1, len(places)) if places[at] - places[at - 1] != 1]
+    parts: list[tuple[Shelf, slice]] = []
+    for begin, end in zip([0, *breaks], [*breaks, len(steps)], strict=True):
+        parts += _on_shelves(steps, begin, end)
+        if _FEW * len(parts) > len(steps) + _FEW:
+            return None
     rows = steps[0].shelf.rows
     masks = _joined([shelf.masks[part] for shelf, part in parts])
     if isinstance(rows, dict):
@@ -73,9 +78,24 @@ def gathered(steps: Sequence[Placed]) -> tuple[Obs, npt.NDArray[np.bool_]] | Non
     return _joined([take(shelf.rows, part) for shelf, part in parts]), masks
 
 
+def _on_shelves(steps: Sequence[Placed], begin: int, end: int) -> Iterator[tuple[Shelf, slice]]:
+    """Where steps lie that follow one another."""
+    while begin < end:
+        shelf = steps[begin].shelf
+        first = steps[begin].place - shelf.first
+        count = min(end - begin, len(shelf.masks) - first)
+        yield shelf, slice(first, first + count)
+        begin += count
+
+
 def _empty(leaf: AnySpace, room: int) -> npt.NDArray[Any]:
     return np.empty((room, *(leaf.shape or ())), leaf.dtype)
 
 
 def _joined(parts: list[Any]) -> npt.NDArray[Any]:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    whole: npt.NDArray[Any] = parts[0]
+    if len(parts) == 1:
+        return whole
+    if 0 < sum(part.nbytes for part in parts) <= _SMALL:
+        return np.frombuffer(b"".join(parts), whole.dtype).reshape(-1, *whole.shape[1:])
+    return np.concatenate(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ class ChunkCodec:
             count=experience.count,
             spans=[pb.Span(**{name: getattr(span, name) for name in Span.__slots__}) for span in experience.spans],
             rewards=np.asarray(experience.rewards, "<f4").tobytes(),
-            masks=b"" if experience.masks is None else np.asarray(experience.masks, np.uint8).tobytes(),
+            masks=b"" if experience.masks is None else np.asarray(experience.masks, bool).tobytes(),
             zstd=compressor is not None,
             buffer=buffer,
             **optional,
@@ -121,8 +122,12 @@ class ChunkCodec:
         """The message of bytes that were a chunk."""
         return pb.Chunk.FromString(data)
 
-    def decode(self, chunk: pb.Chunk) -> Experience:
-        """What a chunk holds, every value looked at. Raises InvalidChunk."""
+    def decode(self, chunk: pb.Chunk, *, writable: bool = True) -> Experience:
+        """What a chunk holds, every value looked at. Raises InvalidChunk.
+
+        Args:
+            writable: False: arrays are not copied out of what came where that can be helped.
+        """
         count = chunk.count
         if not 1 <= count <= MAX_STEPS:
             raise InvalidChunk("count", f"{count} given; 1 to {MAX_STEPS} is accepted")
@@ -131,23 +136,24 @@ class ChunkCodec:
         if told != count:
             raise InvalidChunk("spans", f"they have {told} steps; the chunk has {count}")
         following = sum(span.has_following for span in spans)
+        rows = partial(self._rows, writable)
         return Experience(
             count,
             spans,
-            self._rows("observations", self._observations, chunk.observations.slabs, count, chunk.zstd),
-            self._rows("following", self._observations, chunk.following.slabs, following, chunk.zstd),
-            self._rows("actions", self._actions, chunk.actions.slabs, count, False),  # type: ignore[arg-type]
+            rows("observations", self._observations, chunk.observations.slabs, count, chunk.zstd),
+            rows("following", self._observations, chunk.following.slabs, following, chunk.zstd),
+            rows("actions", self._actions, chunk.actions.slabs, count, False),  # type: ignore[arg-type]
             _numbers("rewards", chunk.rewards, count),
             _numbers("log_probs", chunk.log_probs, count) if chunk.log_probs else None,
             _numbers("values", chunk.values, count) if chunk.values else None,
             self._masks(chunk.masks, count),
         )
 
-    def _rows(self, field: str, codec: Codec, slabs: Sequence[bytes], count: int, zstd: bool) -> Obs:
+    def _rows(self, writable: bool, field: str, codec: Codec, slabs: Sequence[bytes], count: int, zstd: bool) -> Obs:
         try:
             if zstd and len(slabs) == len(codec.leaves):
                 slabs = [_unpacked(leaf, slab, count) for leaf, slab in zip(codec.leaves, slabs, strict=True)]
-            rows = codec.decode(slabs, count)
+            rows = codec.decode(slabs, count, writable=writable)
         except InvalidSlab as wrong:
             raise InvalidChunk(field, str(wrong).replace("lanes", "steps")) from wrong
         fault = codec.fault(rows, range(count))

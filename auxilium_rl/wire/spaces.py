@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -263,13 +264,17 @@ class Codec:
             return [np.ascontiguousarray(rows[leaf.key], leaf.dtype) for leaf in self.leaves]
         return [np.ascontiguousarray(rows, self.leaves[0].dtype)]
 
-    def decode(self, slabs: Sequence[bytes], count: int) -> Obs:
-        """Rows ``(count, *shape)``, writable and native. Raises InvalidSlab; values are not looked at."""
+    def decode(self, slabs: Sequence[bytes], count: int, *, writable: bool = True) -> Obs:
+        """Rows ``(count, *shape)``, native. Raises InvalidSlab; values are not looked at.
+
+        Args:
+            writable: False: where they can be looked at in the slabs themselves, they are not copied.
+        """
         if len(slabs) != len(self.leaves):
             raise InvalidSlab(f"{len(slabs)} slabs came; {len(self.leaves)} leaves were agreed")
         if not self._dict:
-            return _rows(self.leaves[0], slabs[0], count)
-        return {leaf.key: _rows(leaf, slab, count) for leaf, slab in zip(self.leaves, slabs, strict=True)}
+            return _rows(self.leaves[0], slabs[0], count, writable)
+        return {leaf.key: _rows(leaf, slab, count, writable) for leaf, slab in zip(self.leaves, slabs, strict=True)}
 
     def fault(self, rows: Obs, lanes: Sequence[int]) -> str:
         """What is wrong with the values of rows, naming leaf, lane and index; empty when nothing is."""
@@ -281,7 +286,7 @@ class Codec:
         return ""
 
 
-def _rows(leaf: Leaf, slab: bytes, count: int) -> npt.NDArray[Any]:
+def _rows(leaf: Leaf, slab: bytes, count: int, writable: bool) -> npt.NDArray[Any]:
     expected = leaf.row_bytes * count
     if len(slab) != expected:
         raise InvalidSlab(
@@ -289,11 +294,16 @@ def _rows(leaf: Leaf, slab: bytes, count: int) -> npt.NDArray[Any]:
             f"({count} lanes of {list(leaf.shape)} {leaf.dtype.name})"
         )
     rows = np.frombuffer(slab, leaf.dtype).reshape((count, *leaf.shape))
-    return rows.copy() if leaf.dtype.isnative else rows.astype(leaf.dtype.newbyteorder("="))
+    if not leaf.dtype.isnative:
+        return rows.astype(leaf.dtype.newbyteorder("="))
+    return rows.copy() if writable else rows
 
 
 def _fault(leaf: Leaf, values: npt.NDArray[Any], lanes: Sequence[int]) -> str:
     if values.dtype.kind == "f":
+        with np.errstate(over="ignore", invalid="ignore"):
+            if math.isfinite(values.sum()):  # nothing is allocated for it; of large numbers it may be infinite
+                return ""
         finite = np.isfinite(values)
         return "" if finite.all() else _first(leaf, values, ~finite, lanes, "every value must be finite")
     if isinstance(leaf.space, spaces.Discrete):

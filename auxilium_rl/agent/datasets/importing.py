@@ -85,7 +85,7 @@ def import_experience(
             experience = _experience(part, observation, action, mask_len)
             chunk = codec.encode(outbox.next_seq, experience, buffer=own_buffer(buffer))
             try:
-                codec.decode(chunk)
+                codec.decode(chunk, writable=False)
             except InvalidChunk as wrong:
                 raise InvalidArgument.of(str(source), f"after step {steps}: {wrong}") from wrong
             with outbox.changed:

@@ -237,7 +237,7 @@ class Part:
 
     def _decoded(self, record: Record, message: Any) -> Experience:
         try:
-            return self._codec.decode(message)
+            return self._codec.decode(message, writable=False)
         except InvalidChunk as error:  # the server looked at it before it was stored
             raise ModelCorrupt(f"{self._folder}: chunk {record.seq} of '{record.agent_id}': {error}") from error
 

@@ -36,13 +36,19 @@ def order_of(kind: str, count: int) -> list[int]:
     return [number for number in numbers if kind == "as seen" or number not in {5, 40}]
 
 
-@pytest.mark.parametrize("masked", [False, True, None], ids=["no mask", "masks", "some masks"])
+@pytest.mark.parametrize(
+    ("masked", "mask_len"),
+    [(False, 0), (False, 3), (True, 3), (None, 3)],
+    ids=["none", "no mask", "masks", "some masks"],
+)
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES.keys())
 @pytest.mark.parametrize("kind", ["as seen", "some not taken", "two at once", "any"])
-def test_what_is_packed_is_what_was_seen(kind: str, space: spaces.Space[Any], masked: bool | None) -> None:
+def test_what_is_packed_is_what_was_seen(
+    kind: str, space: spaces.Space[Any], masked: bool | None, mask_len: int
+) -> None:
     space.seed(1)
     rng = np.random.default_rng(1)
-    eye, looks, masks, steps = Eye(space, ACTION, 3), [], [], []
+    eye, looks, masks, steps = Eye(space, ACTION, mask_len), [], [], []
     for number in range(3 * eye._room if eye._room < 500 else 500):
         looks.append(space.sample())
         given = masked or (masked is None and number % 2)
@@ -50,7 +56,10 @@ def test_what_is_packed_is_what_was_seen(kind: str, space: spaces.Space[Any], ma
         steps.append(chosen(eye, looks[-1], masks[-1] if given else None))
     order = order_of(kind, len(steps))
     taken = [steps[number] for number in order]
-    packer, codec = Packer(eye.counted, eye.counted_action, 3, compress=None), ChunkCodec(space, ACTION, 3)
+    packer, codec = (
+        Packer(eye.counted, eye.counted_action, mask_len, compress=None),
+        ChunkCodec(space, ACTION, mask_len),
+    )
     chunk = packer.pack(1, [Rows(1, 0, taken, True, False, None)])
     sent = codec.decode(codec.parse(chunk.SerializeToString()))
     for row, number in enumerate(order):
@@ -72,7 +81,7 @@ def test_what_is_packed_is_what_was_seen(kind: str, space: spaces.Space[Any], ma
 def chosen(eye: Eye, observation: Any, mask: Any) -> Step:
     step = eye.see(observation, mask)[-1]
     step.action = step.taken = step.version = 0
-    step.log_prob = -1.0
+    step.log_prob, step.sent = -1.0, None
     return step
 
 
