@@ -55,8 +55,8 @@ class AgentConfig:
     buffer: str = ""
     explore: bool = True
     noise: float | None = None
-    chunk_steps: int = 2048
-    chunk_bytes: int = 8 << 20
+    chunk_steps: int = 4096
+    chunk_bytes: int = 16 << 20
     chunk_seconds: float = 0.25
     queue_steps: int = 100_000
     overflow: str = "wait"

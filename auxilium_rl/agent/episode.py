@@ -168,30 +168,23 @@ class Episode:
         )
 
 
-class _NoEpisode(Episode):
-    """Of steps that are not sent."""
+class _NoRewards(Episode):
+    """Of steps of which no reward can be said."""
 
     def __init__(self) -> None:
         super().__init__(0, "", threading.Lock())
         self.base = _NEVER
 
 
-class _Unsent(_NoEpisode):
-    """Of those who evaluate: nobody learns from them, so that no reward can be said."""
+class _Unsent(_NoRewards):
+    """Of those who evaluate: nobody learns from them."""
 
     def too_late(self, number: int) -> None:
         """Raises RewardTooLate."""
         raise RewardTooLate("an agent with explore=False sends no steps; there is no reward to say")
 
 
-class _Unheard(_NoEpisode):
-    """Of steps that come after the end of a run: rewards are said, and nobody hears."""
-
-    def too_late(self, number: int) -> None:
-        """Nothing."""
-
-
-class _Untaken(_NoEpisode):
+class _Untaken(_NoRewards):
     """Of steps that were chosen and not recorded."""
 
     def too_late(self, number: int) -> None:
@@ -201,4 +194,6 @@ class _Untaken(_NoEpisode):
         )
 
 
-UNSENT, UNHEARD, UNTAKEN = _Unsent(), _Unheard(), _Untaken()
+UNSENT, UNTAKEN = _Unsent(), _Untaken()
+UNHEARD = Episode(0, "", threading.Lock())
+"""Of steps that come after the end of a run: rewards are said, and nobody hears."""

@@ -49,34 +49,34 @@ class Packer:
         spans, following = _spans(taken)
         steps = [step for rows in taken for step in rows.steps]
         log_probs = [step.log_prob for step in steps]
-        observations, masks = self._looked_at(steps)
+        pieces, masks = self._looked_at(steps)
         experience = Experience(
             count=len(steps),
             spans=spans,
-            observations=observations,
+            observations=pieces[0],
             following=self._stacked(following),
             actions=np.array([step.taken for step in steps], self._action_dtype),
             rewards=np.array([step.sent or 0.0 for step in steps], np.float32),
             log_probs=None if math.isnan(sum(log_probs)) else np.array(log_probs, np.float32),
             masks=masks,
         )
-        compressor = self._zstd if self._pays(observations) else None
-        return self._codec.encode(seq, experience, compressor=compressor, buffer=self._buffer)
+        compressor = self._zstd if self._pays(pieces[0]) else None
+        return self._codec.encode(seq, experience, pieces=pieces, compressor=compressor, buffer=self._buffer)
 
     def _stacked(self, rows: list[Any]) -> Obs:
         if isinstance(self._space, spaces.Dict):
             return {key: _stack([row[key] for row in rows], leaf) for key, leaf in self._space.spaces.items()}
         return _stack(rows, self._space)
 
-    def _looked_at(self, steps: list[Step]) -> tuple[Obs, npt.NDArray[np.bool_] | None]:
-        """Observations, and masks where there are any."""
-        observations, masks = gathered(steps) or (
-            self._stacked([step.seen for step in steps]),
+    def _looked_at(self, steps: list[Step]) -> tuple[list[Obs], npt.NDArray[np.bool_] | None]:
+        """Observations in pieces, and masks where there are any."""
+        pieces, masks = gathered(steps) or (
+            [self._stacked([step.seen for step in steps])],
             np.frombuffer(b"".join([step.shelf.masks[step.place - step.shelf.first] for step in steps]), bool),
         )
         if not any(step.masked for step in steps):
-            return observations, None
-        return observations, masks.reshape(len(steps), self._mask_len)
+            return pieces, None
+        return pieces, masks.reshape(len(steps), self._mask_len)
 
     def _pays(self, rows: Obs) -> bool:
         if self._compress is None:

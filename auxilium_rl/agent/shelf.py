@@ -13,11 +13,9 @@ from auxilium_rl.wire.rows import AnySpace, Obs, take
 
 __all__ = ["Placed", "Shelf", "gathered"]
 
-_BYTES, _MOST = 1 << 19, 1024
+_BYTES, _MOST = 1 << 20, 1024
 _FEW = 4
 """Steps that lie beside one another, on average, for which it pays to take them together."""
-_SMALL = 1 << 19
-"""Bytes that are copied sooner than the interpreter is let go of and got back."""
 
 
 class Shelf:
@@ -57,10 +55,10 @@ class Placed(Protocol):
     place: int
 
 
-def gathered(steps: Sequence[Placed]) -> tuple[Obs, npt.NDArray[np.bool_]] | None:
-    """Observations and masks of steps, in their order; None: they lie too far apart for that."""
-    # In few and long pieces, without NumPy's arithmetic: it lets go of the interpreter at every array, and each time
-    # that this thread comes back to it, whoever acts may have to wait.
+def gathered(steps: Sequence[Placed]) -> tuple[list[Obs], npt.NDArray[np.bool_]] | None:
+    """Observations of steps in pieces, as they lie, and their masks, in their order; None: they lie too far apart."""
+    # Without NumPy's arithmetic: it lets go of the interpreter at every array, and as long as this thread waits to get
+    # it back, whoever acts wakes it in vain at every computation of its own.
     places = [step.place for step in steps]
     if places == list(range(places[0], places[0] + len(places))):
         breaks = []
@@ -71,11 +69,9 @@ def gathered(steps: Sequence[Placed]) -> tuple[Obs, npt.NDArray[np.bool_]] | Non
         parts += _on_shelves(steps, begin, end)
         if _FEW * len(parts) > len(steps) + _FEW:
             return None
-    rows = steps[0].shelf.rows
-    masks = _joined([shelf.masks[part] for shelf, part in parts])
-    if isinstance(rows, dict):
-        return {key: _joined([take(shelf.rows, part)[key] for shelf, part in parts]) for key in rows}, masks
-    return _joined([take(shelf.rows, part) for shelf, part in parts]), masks
+    masks = b"".join([shelf.masks[part].data for shelf, part in parts])
+    shape = len(steps), parts[0][0].masks.shape[1]
+    return [take(shelf.rows, part) for shelf, part in parts], np.frombuffer(masks, bool).reshape(shape)
 
 
 def _on_shelves(steps: Sequence[Placed], begin: int, end: int) -> Iterator[tuple[Shelf, slice]]:
@@ -90,12 +86,3 @@ def _on_shelves(steps: Sequence[Placed], begin: int, end: int) -> Iterator[tuple
 
 def _empty(leaf: AnySpace, room: int) -> npt.NDArray[Any]:
     return np.empty((room, *(leaf.shape or ())), leaf.dtype)
-
-
-def _joined(parts: list[Any]) -> npt.NDArray[Any]:
-    whole: npt.NDArray[Any] = parts[0]
-    if len(parts) == 1:
-        return whole
-    if 0 < sum(part.nbytes for part in parts) <= _SMALL:
-        return np.frombuffer(b"".join(parts), whole.dtype).reshape(-1, *whole.shape[1:])
-    return np.concatenate(parts)

@@ -92,10 +92,16 @@ class ChunkCodec:
         seq: int,
         experience: Experience,
         *,
+        pieces: Sequence[Obs] | None = None,
         compressor: zstandard.ZstdCompressor | None = None,
         buffer: str = "",
     ) -> pb.Chunk:
-        """The message; None: observations are not compressed."""
+        """The message.
+
+        Args:
+            pieces: all observations, where ``experience`` has only the first piece of them.
+            compressor: of observations; None: they are not compressed.
+        """
         optional: dict[str, Any] = {
             name: np.asarray(values, "<f4").tobytes()
             for name, values in (("log_probs", experience.log_probs), ("values", experience.values))
@@ -111,9 +117,10 @@ class ChunkCodec:
             buffer=buffer,
             **optional,
         )
-        for rows, given in ((chunk.observations, experience.observations), (chunk.following, experience.following)):
-            for slab in self._observations.slabs(given):
-                rows.slabs.append(slab.tobytes() if compressor is None else compressor.compress(slab.data))
+        seen = [experience.observations] if pieces is None else pieces
+        for rows, given in ((chunk.observations, seen), (chunk.following, [experience.following])):
+            for parts in zip(*map(self._observations.slabs, given), strict=True):
+                rows.slabs.append(_packed(parts, compressor))
         chunk.actions.slabs.extend(self._actions.encode(experience.actions))
         return chunk
 
@@ -193,6 +200,15 @@ def _numbers(field: str, data: bytes, count: int) -> Floats:
         wrong = np.flatnonzero(~np.isfinite(values))
         raise InvalidChunk(field, f"{values[wrong[0]]} given at step {wrong[0]}; finite numbers are accepted")
     return values
+
+
+def _packed(parts: Sequence[Any], compressor: zstandard.ZstdCompressor | None) -> bytes:
+    if compressor is None:
+        return b"".join(part.data for part in parts)
+    if len(parts) == 1:
+        return compressor.compress(parts[0].data)
+    frame = compressor.compressobj(size=sum(part.nbytes for part in parts))
+    return b"".join([*(frame.compress(part.data) for part in parts), frame.flush()])
 
 
 def _unpacked(leaf: Leaf, slab: bytes, count: int) -> bytes:
