@@ -76,6 +76,12 @@ class Backlog:
             self._taken += most - left
         return taken
 
+    def settle(self) -> None:
+        """What waits for long keeps no memory beside its own."""
+        with self._lock:
+            for episode in self._all():
+                episode.settle()
+
     def ready(self) -> int:
         """Steps that can be sent."""
         with self._lock:

@@ -13,6 +13,7 @@ from auxilium_rl.agent.shelf import Shelf
 __all__ = ["UNHEARD", "UNSENT", "UNTAKEN", "Episode", "RewardTooLate", "Rows", "Step"]
 
 _NEVER = 1 << 62
+_LITTLE = 4
 
 
 class RewardTooLate(Exception):
@@ -66,7 +67,8 @@ class Step:
     @property
     def mask(self) -> npt.NDArray[np.bool_] | None:
         """What was legal ``(mask_len,)``; None: everything."""
-        return self.shelf.masks[self.place - self.shelf.first] if self.masked else None
+        shelf = self.shelf  # another thread may put the step onto a shelf of its own
+        return shelf.masks[self.place - shelf.first] if self.masked else None
 
     def reward(self, value: float) -> None:
         """Say what the step was worth; said again, the last word counts.
@@ -154,6 +156,13 @@ class Episode:
         following = self.following if last else self.steps[count].seen
         del self.steps[:count]
         return Rows(self.number, start, taken, last and self.terminated, last and self.truncated, following)
+
+    def settle(self) -> None:
+        """What is left here may wait for long: where it is little, it keeps no shelf of others. Under the lock."""
+        if len(self.steps) <= _LITTLE:
+            for step in self.steps:
+                if len(step.shelf.masks) > 1:
+                    step.shelf = step.shelf.alone(step.place)
 
     def was_sent(self, step: Step) -> bool:
         """Whether what was said of a step while it was taken away went with it."""

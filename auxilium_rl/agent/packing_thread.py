@@ -101,6 +101,7 @@ class PackingThread:
             return False
         if not self._held:  # what could not be packed last time is tried again, before what came after it
             self._held = self._backlog.take(self._most, force=force)
+            self._backlog.settle()
         if not self._held:
             return False
         chunk = self.packer.pack(self._outbox.next_seq, self._held)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from auxilium_rl.wire.rows import AnySpace, Obs, take
+from auxilium_rl.wire.rows import AnySpace, Obs, copy_rows, take
 
 __all__ = ["Placed", "Shelf", "gathered"]
 
@@ -41,6 +41,13 @@ class Shelf:
     def seen(self, place: int) -> Any:
         """The observation of a place."""
         return take(self.rows, place - self.first)
+
+    def alone(self, place: int) -> Shelf:
+        """A shelf that has only the row of a place."""
+        one, at = Shelf.__new__(Shelf), place - self.first
+        one.rows, one.masks = copy_rows(take(self.rows, slice(at, at + 1))), self.masks[at : at + 1].copy()
+        one.first = place
+        return one
 
     @staticmethod
     def room_for(row_bytes: int) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from auxilium_rl.agent.backlog import Backlog
 from auxilium_rl.agent.episode import Rows, Step
 from auxilium_rl.agent.packing import Packer
 from auxilium_rl.agent.seeing import Eye
@@ -117,3 +118,43 @@ def test_what_is_refused_leaves_nothing_behind(observation: Any, mask: Any, word
     row, _, step = eye.see(np.full((2, 100), 1e30), None)  # of which the square is infinite
     assert (step.place, step.shelf.masks[0].all()) == (0, True)
     assert np.array_equal(row, np.full(200, np.float32(1e30)))
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES.keys())
+def test_a_step_that_waits_for_long_keeps_no_shelf_of_others(space: spaces.Space[Any]) -> None:
+    """Of several episodes at once, most of which do not go on."""
+    space.seed(1)
+    eye, backlog, looks, waiting = Eye(space, ACTION, 3), Backlog(1), [], []
+    for number in range(40):
+        looks.append(space.sample())
+        waiting.append(chosen(eye, looks[-1], [True, number % 2 == 0, True]))
+        backlog.add(backlog.begin(str(number)), waiting[-1])
+    shelf = waiting[0].shelf
+    before = [(step.seen, step.mask) for step in waiting]
+    assert backlog.take(100) == []  # nothing is known of what followed
+    backlog.settle()
+    assert all(step.shelf is not shelf and len(step.shelf.masks) == 1 for step in waiting)
+    for (seen, mask), step in zip(before, waiting, strict=True):
+        assert np.array_equal(step.mask, mask)
+        assert str(step.seen) == str(seen)
+    for number in range(40):
+        backlog.end(str(number), terminated=True, final=None, rewards_follow=False)
+    rows = backlog.take(100)
+    assert [one.steps for one in rows] == [[step] for step in waiting]
+    codec, packer = ChunkCodec(space, ACTION, 3), Packer(eye.counted, eye.counted_action, 3, compress=None)
+    sent = codec.decode(codec.parse(packer.pack(1, rows).SerializeToString()))
+    assert sent.masks is not None
+    assert sent.masks[:, 1].tolist() == [number % 2 == 0 for number in range(40)]
+
+
+@pytest.mark.parametrize("action", [ACTION, spaces.MultiDiscrete([3, 4])], ids=["one number", "several"])
+def test_what_is_seen_may_lie_anywhere(action: spaces.Space[Any]) -> None:
+    """Arrays of a system that are not contiguous, or that nobody may write to."""
+    space = spaces.Box(-9, 9, (50,))
+    eye, table = Eye(space, action, 3 if action is ACTION else 0), np.arange(100, dtype=np.float32).reshape(50, 2) / 50
+    table.flags.writeable = False
+    row, legal, step = eye.see(table[:, 1], np.ones(6, bool)[::2] if action is ACTION else None)
+    assert np.array_equal(row, table[:, 1])
+    assert np.array_equal(step.seen, table[:, 1])
+    assert legal is None or legal.all()
+    assert step.seen.base is not table
