@@ -71,7 +71,9 @@ class AgentConfig:
             if not isinstance(value, int) or value < least:
                 wrong[name] = f"{value!r:.80} given; a whole number from {least} is accepted"
         if not isinstance(self.queue_steps, int) or self.queue_steps < self.chunk_steps:
-            wrong["queue_steps"] = f"{self.queue_steps!r:.80} given; at least chunk_steps is accepted"
+            wrong["queue_steps"] = (
+                f"{self.queue_steps!r:.80} given; at least chunk_steps ({self.chunk_steps}) is accepted"
+            )
         for name in ("chunk_seconds", "noise", "join_seconds"):
             value = getattr(self, name)
             if value is None and name == "noise":

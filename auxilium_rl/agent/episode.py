@@ -14,6 +14,7 @@ __all__ = ["UNHEARD", "UNSENT", "UNTAKEN", "Episode", "RewardTooLate", "Rows", "
 
 _NEVER = 1 << 62
 _LITTLE = 4
+"""Steps that are worth a copy of their own each."""
 
 
 class RewardTooLate(Exception):

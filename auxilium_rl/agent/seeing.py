@@ -56,8 +56,6 @@ class Eye:
     def see(self, observation: Any, mask: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None, Step]:
         """What the policy takes, ``(size,)`` float32, what is legal, and a step without its choice and episode.
 
-        The arrays may be those that were given; the step has its own.
-
         Args:
             mask: None: everything is legal.
 
@@ -68,22 +66,18 @@ class Eye:
             self._shelf = Shelf(self.counted, self._mask_len, self._room, self._shelf.first + self._room)
             self._next = 0
         number, shelf = self._next, self._shelf
-        if (
-            observation.__class__ is _ARRAY  # what most systems give; whoever acts would notice one more call
-            and observation.shape == self._flat
-            and observation.dtype is _FLOAT32
-            and isfinite(observation.dot(observation))
-        ):
-            # The shelf's memory is cold: what is written there is not read again until it is packed.
-            row = observation
-            shelf.rows[number] = row  # type: ignore[index]
-        else:
+        row: Any = None
+        if observation.__class__ is _ARRAY and observation.shape == self._flat and observation.dtype is _FLOAT32:
+            row = shelf.rows[number]  # type: ignore[index]
+            row[...] = observation  # what most systems give; whoever acts would notice one more call
+        # The copy is looked at and acted on: another thread of the system may write to what was given.
+        if row is None or not isfinite(row.dot(row)):
             row = self._put(observation, number)
         legal = None
         if mask is not None:
+            legal = shelf.masks[number]
             fits = mask.__class__ is _ARRAY and mask.shape == self._mask_shape and mask.dtype is _BOOL
-            legal = mask if fits else fitting_mask(mask, self._mask_len, _NO_MASKS)
-            shelf.masks[number] = legal
+            legal[...] = mask if fits else fitting_mask(mask, self._mask_len, _NO_MASKS)
         self._next = number + 1
         step = Step()
         step.shelf, step.place, step.masked = shelf, shelf.first + number, legal is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
-from auxilium_rl.wire.rows import AnySpace, Obs
+from auxilium_rl.wire.rows import AnySpace, Obs, all_finite
 from auxilium_rl.wire.spaces import Codec, InvalidSlab, Leaf, counted_from_zero
 from generated.auxilium.v1 import experience_pb2 as pb
 
@@ -196,7 +195,7 @@ def _numbers(field: str, data: bytes, count: int) -> Floats:
     if len(data) != 4 * count:
         raise InvalidChunk(field, f"{len(data)} bytes given; {4 * count} are accepted ({count} float32)")
     values = np.frombuffer(data, "<f4").astype(np.float32)
-    if not math.isfinite(values.sum(dtype=np.float64)):
+    if not all_finite(values):
         wrong = np.flatnonzero(~np.isfinite(values))
         raise InvalidChunk(field, f"{values[wrong[0]]} given at step {wrong[0]}; finite numbers are accepted")
     return values

@@ -10,7 +10,19 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-__all__ = ["AnySpace", "Obs", "Start", "Transition", "concat_rows", "copy_rows", "flat", "put", "stack", "take"]
+__all__ = [
+    "AnySpace",
+    "Obs",
+    "Start",
+    "Transition",
+    "all_finite",
+    "concat_rows",
+    "copy_rows",
+    "flat",
+    "put",
+    "stack",
+    "take",
+]
 
 AnySpace = spaces.Space[Any]
 Obs = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
@@ -107,6 +119,14 @@ def copy_rows(rows: Obs) -> Obs:
     if isinstance(rows, dict):
         return {key: values.copy() for key, values in rows.items()}
     return rows.copy()
+
+
+def all_finite(values: npt.NDArray[Any]) -> bool:
+    """Whether every number is finite. Most often one pass, for which nothing is allocated."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(values.sum()):
+            return True
+    return bool(np.isfinite(values).all())  # large numbers have an infinite sum
 
 
 def flat(rows: Obs, count: int, keys: Sequence[str] = ()) -> npt.NDArray[np.float32]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,7 @@ import numpy.typing as npt
 from google.protobuf import json_format
 from gymnasium import spaces
 
-from auxilium_rl.wire.rows import AnySpace, Obs
+from auxilium_rl.wire.rows import AnySpace, Obs, all_finite
 from generated.simulation.v2 import simulation_pb2 as pb
 
 __all__ = [
@@ -301,11 +300,9 @@ def _rows(leaf: Leaf, slab: bytes, count: int, writable: bool) -> npt.NDArray[An
 
 def _fault(leaf: Leaf, values: npt.NDArray[Any], lanes: Sequence[int]) -> str:
     if values.dtype.kind == "f":
-        with np.errstate(over="ignore", invalid="ignore"):
-            if math.isfinite(values.sum()):  # nothing is allocated for it; of large numbers it may be infinite
-                return ""
-        finite = np.isfinite(values)
-        return "" if finite.all() else _first(leaf, values, ~finite, lanes, "every value must be finite")
+        if all_finite(values):
+            return ""
+        return _first(leaf, values, ~np.isfinite(values), lanes, "every value must be finite")
     if isinstance(leaf.space, spaces.Discrete):
         return _first(
             leaf, values, (values < 0) | (values >= leaf.space.n), lanes, f"0 to {leaf.space.n - 1} was agreed"
