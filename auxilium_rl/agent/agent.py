@@ -355,9 +355,7 @@ class Agent:
         if self._link is not None and self._packing is not None:
             self._packing.force()
             self.unfinished = self._backlog.unfinished()
-            with self._outbox.changed:
-                self._outbox.closed = True
-                self._outbox.changed.notify_all()
+            self._outbox.close()
             if not self._delivered(timeout) and not self.run_ended:
                 lost = self._outbox.steps
         saved = self._outbox.save() if lost else 0

@@ -71,8 +71,7 @@ class Link:
     def close(self) -> None:
         """Hang up."""
         self._closed.set()
-        with self._outbox.changed:
-            self._outbox.changed.notify_all()
+        self._outbox.disconnected()
         if self._call is not None:
             self._call.cancel()
         self._thread.join()
@@ -112,8 +111,7 @@ class Link:
         finally:
             gone.set()
             self._begun.set()
-            with self._outbox.changed:
-                self._outbox.changed.notify_all()
+            self._outbox.disconnected()
             self._call.cancel()
 
     def _requests(self, gone: threading.Event) -> Iterator[pb.PushRequest]:
@@ -125,8 +123,7 @@ class Link:
         def requests() -> Iterator[pb.PushRequest]:
             yield pb.PushRequest(join=join)
             begun.wait()
-            for chunk in self._outbox.outgoing(gone):
-                yield pb.PushRequest(chunk=chunk)
+            yield from self._outbox.outgoing(gone)
 
         return requests()
 

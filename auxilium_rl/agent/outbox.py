@@ -29,6 +29,7 @@ class Outbox:
     """Chunks in order, numbered from 1.
 
     Attributes:
+        changed: notified when there is room, or all is stored.
         is_full: no more is kept in memory, and there is no other place that works.
 
     Args:
@@ -38,10 +39,12 @@ class Outbox:
 
     def __init__(self, most: int, spill: Path | None) -> None:
         self._most, self._spill = most, spill
-        self._kept: OrderedDict[int, tuple[int, pb.Chunk | Path]] = OrderedDict()
+        self._kept: OrderedDict[int, tuple[int, pb.PushRequest | Path]] = OrderedDict()
         self._next_sent = 1
         self._next = 1
-        self.changed = threading.Condition()
+        lock = threading.RLock()
+        # Two: whoever acts waits for the interpreter while a thread finds that it was woken for nothing.
+        self.changed, self._to_send = threading.Condition(lock), threading.Condition(lock)
         self.steps = self._in_memory = 0
         self.spilled = self.acknowledged = self.rejected = 0
         self.spill_fault: OSError | None = None
@@ -57,12 +60,13 @@ class Outbox:
         """The lowest chunk that is still here, or would be."""
         return next(iter(self._kept), self._next)
 
-    def put(self, chunk: pb.Chunk) -> None:
+    def put(self, request: pb.PushRequest) -> None:
         """Keep a chunk until it is stored."""
-        item: pb.Chunk | Path = chunk
+        chunk = request.chunk
+        item: pb.PushRequest | Path = request
         with self.changed:
             if self._spill is not None and self._in_memory >= self._most:
-                item = self._written(chunk) or chunk
+                item = self._written(chunk) or request
             if isinstance(item, Path):
                 self.spilled += chunk.count
             else:
@@ -71,6 +75,19 @@ class Outbox:
             self._next = chunk.seq + 1
             self.steps += chunk.count
             self._told()
+            self._to_send.notify_all()
+
+    def close(self) -> None:
+        """Nothing more will be put in."""
+        with self.changed:
+            self.closed = True
+            self._to_send.notify_all()
+
+    def disconnected(self) -> None:
+        """A connection is gone: whoever sends, or waits, looks what that means."""
+        with self.changed:
+            self._to_send.notify_all()
+            self.changed.notify_all()
 
     def _told(self) -> None:
         # Kept, not computed: whoever acts asks at every step.
@@ -99,7 +116,7 @@ class Outbox:
         self.stored(durable)
         with self.changed:
             self._next_sent = self.oldest
-            self.changed.notify_all()
+            self._to_send.notify_all()
 
     def stored(self, durable: int) -> None:
         """Let go of what the server has."""
@@ -119,17 +136,17 @@ class Outbox:
         with self.changed:
             self.rejected += self._kept.get(seq, (0, None))[0]
 
-    def outgoing(self, gone: threading.Event) -> Iterator[pb.Chunk]:
+    def outgoing(self, gone: threading.Event) -> Iterator[pb.PushRequest]:
         """Chunks to send, as they come, until the connection is gone or everything that will come is sent."""
         while True:
             with self.changed:
-                self.changed.wait_for(lambda: gone.is_set() or self._next_sent < self._next or self.closed)
+                self._to_send.wait_for(lambda: gone.is_set() or self._next_sent < self._next or self.closed)
                 if gone.is_set() or self._next_sent >= self._next:
                     return
                 item = self._kept[self._next_sent][1] if self._next_sent in self._kept else None
                 self._next_sent += 1
             if item is not None:
-                yield pb.Chunk.FromString(item.read_bytes()) if isinstance(item, Path) else item
+                yield _read(item) if isinstance(item, Path) else item
 
     def drained(self, timeout: float) -> bool:
         """Wait until everything is stored."""
@@ -144,7 +161,7 @@ class Outbox:
         with self.changed:
             for seq, (count, item) in list(self._kept.items()):
                 if not isinstance(item, Path):
-                    path = self._written(item)
+                    path = self._written(item.chunk)
                     if path is None:  # what comes after a gap would not be taken
                         break
                     self._kept[seq] = count, path
@@ -156,9 +173,13 @@ class Outbox:
         assert self._spill is not None
         found: Any = sorted(self._spill.glob("*.chunk"))
         for path in found:
-            chunk = pb.Chunk.FromString(path.read_bytes())
+            chunk = _read(path).chunk
             self._kept[chunk.seq] = chunk.count, path
             self.steps += chunk.count
             self._next = chunk.seq + 1
         self._next_sent = self.oldest
         return self.steps
+
+
+def _read(path: Path) -> pb.PushRequest:
+    return pb.PushRequest(chunk=pb.Chunk.FromString(path.read_bytes()))

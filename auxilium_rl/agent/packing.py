@@ -14,7 +14,7 @@ from gymnasium import spaces
 from auxilium_rl.agent.episode import Rows, Step
 from auxilium_rl.agent.shelf import gathered
 from auxilium_rl.client.errors import InvalidArgument
-from auxilium_rl.wire.chunks import ChunkCodec, Experience, Span
+from auxilium_rl.wire.chunks import ChunkCodec, Experience, Pieces, Span
 from auxilium_rl.wire.rows import AnySpace, Obs
 from auxilium_rl.wire.spaces import leaves_of
 from generated.auxilium.v1 import experience_pb2 as pb
@@ -44,39 +44,44 @@ class Packer:
         self._codec = ChunkCodec(observation, action, mask_len)
         self._zstd = zstandard.ZstdCompressor(level=1)
 
-    def pack(self, seq: int, taken: list[Rows]) -> pb.Chunk:
+    def pack(self, seq: int, taken: list[Rows]) -> pb.PushRequest:
         """The message of some steps."""
         spans, following = _spans(taken)
         steps = [step for rows in taken for step in rows.steps]
         log_probs = [step.log_prob for step in steps]
-        pieces, masks = self._looked_at(steps)
+        pieces = self._looked_at(steps)
         experience = Experience(
             count=len(steps),
             spans=spans,
-            observations=pieces[0],
+            observations=pieces.observations[0],
             following=self._stacked(following),
             actions=np.array([step.taken for step in steps], self._action_dtype),
             rewards=np.array([step.sent or 0.0 for step in steps], np.float32),
             log_probs=None if math.isnan(sum(log_probs)) else np.array(log_probs, np.float32),
-            masks=masks,
         )
-        compressor = self._zstd if self._pays(pieces[0]) else None
-        return self._codec.encode(seq, experience, pieces=pieces, compressor=compressor, buffer=self._buffer)
+        compressor = self._zstd if self._pays(pieces.observations[0]) else None
+        request = pb.PushRequest()  # made around the chunk: to put one into another copies it
+        self._codec.encode(
+            seq, experience, pieces=pieces, compressor=compressor, buffer=self._buffer, into=request.chunk
+        )
+        return request
 
     def _stacked(self, rows: list[Any]) -> Obs:
         if isinstance(self._space, spaces.Dict):
             return {key: _stack([row[key] for row in rows], leaf) for key, leaf in self._space.spaces.items()}
         return _stack(rows, self._space)
 
-    def _looked_at(self, steps: list[Step]) -> tuple[list[Obs], npt.NDArray[np.bool_] | None]:
-        """Observations in pieces, and masks where there are any."""
-        pieces, masks = gathered(steps) or (
+    def _looked_at(self, steps: list[Step]) -> Pieces:
+        pieces = gathered(steps)
+        if not any([step.masked for step in steps]):
+            return Pieces(pieces.observations if pieces else [self._stacked([step.seen for step in steps])], None)
+        if pieces:
+            return pieces
+        masks = b"".join([step.shelf.masks[step.place - step.shelf.first] for step in steps])
+        return Pieces(
             [self._stacked([step.seen for step in steps])],
-            np.frombuffer(b"".join([step.shelf.masks[step.place - step.shelf.first] for step in steps]), bool),
+            [np.frombuffer(masks, bool).reshape(len(steps), self._mask_len)],
         )
-        if not any(step.masked for step in steps):
-            return pieces, None
-        return pieces, masks.reshape(len(steps), self._mask_len)
 
     def _pays(self, rows: Obs) -> bool:
         if self._compress is None:

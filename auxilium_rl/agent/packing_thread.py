@@ -104,7 +104,7 @@ class PackingThread:
             self._backlog.settle()
         if not self._held:
             return False
-        chunk = self.packer.pack(self._outbox.next_seq, self._held)
-        self._outbox.put(chunk)
+        request = self.packer.pack(self._outbox.next_seq, self._held)
+        self._outbox.put(request)
         self._held = []
-        return chunk.count >= self._most or force
+        return request.chunk.count >= self._most or force

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from auxilium_rl.wire.chunks import Pieces
 from auxilium_rl.wire.rows import AnySpace, Obs, copy_rows, take
 
 __all__ = ["Placed", "Shelf", "gathered"]
@@ -62,8 +63,8 @@ class Placed(Protocol):
     place: int
 
 
-def gathered(steps: Sequence[Placed]) -> tuple[list[Obs], npt.NDArray[np.bool_]] | None:
-    """Observations of steps in pieces, as they lie, and their masks, in their order; None: they lie too far apart."""
+def gathered(steps: Sequence[Placed]) -> Pieces | None:
+    """What was seen by steps, in their order, as it lies; None: it lies too far apart."""
     # Without NumPy's arithmetic: it lets go of the interpreter at every array, and as long as this thread waits to get
     # it back, whoever acts wakes it in vain at every computation of its own.
     places = [step.place for step in steps]
@@ -76,9 +77,7 @@ def gathered(steps: Sequence[Placed]) -> tuple[list[Obs], npt.NDArray[np.bool_]]
         parts += _on_shelves(steps, begin, end)
         if _FEW * len(parts) > len(steps) + _FEW:
             return None
-    masks = b"".join([shelf.masks[part].data for shelf, part in parts])
-    shape = len(steps), parts[0][0].masks.shape[1]
-    return [take(shelf.rows, part) for shelf, part in parts], np.frombuffer(masks, bool).reshape(shape)
+    return Pieces([take(shelf.rows, part) for shelf, part in parts], [shelf.masks[part] for shelf, part in parts])
 
 
 def _on_shelves(steps: Sequence[Placed], begin: int, end: int) -> Iterator[tuple[Shelf, slice]]:

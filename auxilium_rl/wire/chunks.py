@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from auxilium_rl.wire.rows import AnySpace, Obs, all_finite
 from auxilium_rl.wire.spaces import Codec, InvalidSlab, Leaf, counted_from_zero
 from generated.auxilium.v1 import experience_pb2 as pb
 
-__all__ = ["MAX_STEPS", "ChunkCodec", "Experience", "InvalidChunk", "Span"]
+__all__ = ["MAX_STEPS", "ChunkCodec", "Experience", "InvalidChunk", "Pieces", "Span"]
 
 Floats = npt.NDArray[np.float32]
 MAX_STEPS = 1 << 20
@@ -74,6 +74,17 @@ class Experience:
     masks: npt.NDArray[np.bool_] | None = None
 
 
+class Pieces(NamedTuple):
+    """What was seen, as it lies: one piece after another.
+
+    Attributes:
+        observations: each ``(any number, *shape)``. masks: each ``(any number, mask_len)``; None: there are none.
+    """
+
+    observations: Sequence[Obs]
+    masks: Sequence[npt.NDArray[np.bool_]] | None
+
+
 class ChunkCodec:
     """Of one pair of spaces.
 
@@ -91,33 +102,31 @@ class ChunkCodec:
         seq: int,
         experience: Experience,
         *,
-        pieces: Sequence[Obs] | None = None,
+        pieces: Pieces | None = None,
         compressor: zstandard.ZstdCompressor | None = None,
         buffer: str = "",
+        into: pb.Chunk | None = None,
     ) -> pb.Chunk:
         """The message.
 
         Args:
-            pieces: all observations, where ``experience`` has only the first piece of them.
-            compressor: of observations; None: they are not compressed.
+            pieces: what was seen, in the place of what ``experience`` has of it.
+            compressor: of observations and masks; None: they are not compressed.
+            into: an empty message, which is filled; it may be a part of another.
         """
-        optional: dict[str, Any] = {
-            name: np.asarray(values, "<f4").tobytes()
-            for name, values in (("log_probs", experience.log_probs), ("values", experience.values))
-            if values is not None
-        }
-        chunk = pb.Chunk(
-            seq=seq,
-            count=experience.count,
-            spans=[pb.Span(**{name: getattr(span, name) for name in Span.__slots__}) for span in experience.spans],
-            rewards=np.asarray(experience.rewards, "<f4").tobytes(),
-            masks=b"" if experience.masks is None else np.asarray(experience.masks, bool).tobytes(),
-            zstd=compressor is not None,
-            buffer=buffer,
-            **optional,
-        )
-        seen = [experience.observations] if pieces is None else pieces
-        for rows, given in ((chunk.observations, seen), (chunk.following, [experience.following])):
+        chunk = pb.Chunk() if into is None else into
+        seen = pieces or Pieces([experience.observations], None if experience.masks is None else [experience.masks])
+        chunk.seq, chunk.count, chunk.buffer, chunk.zstd = seq, experience.count, buffer, compressor is not None
+        for span in experience.spans:
+            chunk.spans.add(**{name: getattr(span, name) for name in Span.__slots__})
+        chunk.rewards = np.asarray(experience.rewards, "<f4").tobytes()
+        for name, values in (("log_probs", experience.log_probs), ("values", experience.values)):
+            if values is not None:
+                setattr(chunk, name, np.asarray(values, "<f4").tobytes())
+        if seen.masks is not None:
+            chunk.masks = _packed([np.ascontiguousarray(part, bool) for part in seen.masks], compressor)
+            chunk.zstd_masks = compressor is not None
+        for rows, given in ((chunk.observations, seen.observations), (chunk.following, [experience.following])):
             for parts in zip(*map(self._observations.slabs, given), strict=True):
                 rows.slabs.append(_packed(parts, compressor))
         chunk.actions.slabs.extend(self._actions.encode(experience.actions))
@@ -152,13 +161,19 @@ class ChunkCodec:
             _numbers("rewards", chunk.rewards, count),
             _numbers("log_probs", chunk.log_probs, count) if chunk.log_probs else None,
             _numbers("values", chunk.values, count) if chunk.values else None,
-            self._masks(chunk.masks, count),
+            self._masks(chunk.masks, count, chunk.zstd_masks),
         )
 
-    def _rows(self, writable: bool, field: str, codec: Codec, slabs: Sequence[bytes], count: int, zstd: bool) -> Obs:
+    def _rows(
+        self, writable: bool, field: str, codec: Codec, given: Sequence[bytes], count: int, zstd: bool
+    ) -> Obs:
         try:
-            if zstd and len(slabs) == len(codec.leaves):
-                slabs = [_unpacked(leaf, slab, count) for leaf, slab in zip(codec.leaves, slabs, strict=True)]
+            slabs: Sequence[bytes | memoryview] = given
+            if zstd and len(given) == len(codec.leaves):
+                slabs = [
+                    _unpacked(leaf.name, slab, leaf.row_bytes * count)
+                    for leaf, slab in zip(codec.leaves, given, strict=True)
+                ]
             rows = codec.decode(slabs, count, writable=writable)
         except InvalidSlab as wrong:
             raise InvalidChunk(field, str(wrong).replace("lanes", "steps")) from wrong
@@ -167,9 +182,15 @@ class ChunkCodec:
             raise InvalidChunk(field, fault.replace("lane", "step", 1))
         return rows
 
-    def _masks(self, data: bytes, count: int) -> npt.NDArray[np.bool_] | None:
-        if not data:
+    def _masks(self, given: bytes, count: int, zstd: bool) -> npt.NDArray[np.bool_] | None:
+        if not given:
             return None
+        data: bytes | memoryview = given
+        if zstd:
+            try:
+                data = _unpacked("masks", given, count * self._mask_len)
+            except InvalidSlab as wrong:
+                raise InvalidChunk("masks", str(wrong).removeprefix("masks: ")) from wrong
         if len(data) != count * self._mask_len:
             raise InvalidChunk("masks", f"{len(data)} bytes given; none or {count} x {self._mask_len} are accepted")
         masks: npt.NDArray[np.bool_] = np.frombuffer(data, np.uint8).reshape(count, self._mask_len) != 0
@@ -201,22 +222,27 @@ def _numbers(field: str, data: bytes, count: int) -> Floats:
     return values
 
 
-def _packed(parts: Sequence[Any], compressor: zstandard.ZstdCompressor | None) -> bytes:
+def _packed(parts: Sequence[npt.NDArray[Any]], compressor: zstandard.ZstdCompressor | None) -> bytes:
+    """Arrays one after another; compressed, each is a frame."""
     if compressor is None:
-        return b"".join(part.data for part in parts)
+        return b"".join([part.data for part in parts])
     if len(parts) == 1:
         return compressor.compress(parts[0].data)
-    frame = compressor.compressobj(size=sum(part.nbytes for part in parts))
-    return b"".join([*(frame.compress(part.data) for part in parts), frame.flush()])
+    # All at once: whoever acts waits for the interpreter whenever this thread gets it back.
+    return b"".join(compressor.multi_compress_to_buffer([part.data for part in parts]))
 
 
-def _unpacked(leaf: Leaf, slab: bytes, count: int) -> bytes:
-    """Never more than the spaces allow, whatever the bytes say of themselves."""
-    size = leaf.row_bytes * count
+def _unpacked(name: str, frames: bytes, size: int) -> memoryview:
+    """Never more than the spaces allow, whatever the bytes say of themselves. Raises InvalidSlab."""
+    data, window = np.empty(size, np.uint8).data, max(size, 1 << 20)
     try:
-        params = zstandard.get_frame_parameters(slab)
-        if params.content_size not in (size, 0) or params.window_size > max(size, 1 << 20):
-            raise InvalidSlab(f"{leaf.name}: {params.content_size} bytes came; {size} were expected")
-        return zstandard.ZstdDecompressor().decompress(slab, max_output_size=size) if size else b""
+        params = zstandard.get_frame_parameters(frames)
+        if params.content_size > size or params.window_size > window:
+            raise InvalidSlab(f"{name}: {params.content_size} bytes came; {size} were expected")
+        reader = zstandard.ZstdDecompressor(max_window_size=window).stream_reader(frames, read_across_frames=True)
+        came = reader.readinto(data) if size else 0
+        if came != size or reader.read(1):
+            raise InvalidSlab(f"{name}: {'more' if came == size else came} bytes came; {size} were expected")
     except zstandard.ZstdError as error:
-        raise InvalidSlab(f"{leaf.name}: no zstd frame: {error}") from error
+        raise InvalidSlab(f"{name}: no zstd frame: {error}") from error
+    return data

@@ -263,7 +263,7 @@ class Codec:
             return [np.ascontiguousarray(rows[leaf.key], leaf.dtype) for leaf in self.leaves]
         return [np.ascontiguousarray(rows, self.leaves[0].dtype)]
 
-    def decode(self, slabs: Sequence[bytes], count: int, *, writable: bool = True) -> Obs:
+    def decode(self, slabs: Sequence[bytes | memoryview], count: int, *, writable: bool = True) -> Obs:
         """Rows ``(count, *shape)``, native. Raises InvalidSlab; values are not looked at.
 
         Args:
@@ -285,7 +285,7 @@ class Codec:
         return ""
 
 
-def _rows(leaf: Leaf, slab: bytes, count: int, writable: bool) -> npt.NDArray[Any]:
+def _rows(leaf: Leaf, slab: bytes | memoryview, count: int, writable: bool) -> npt.NDArray[Any]:
     expected = leaf.row_bytes * count
     if len(slab) != expected:
         raise InvalidSlab(
@@ -295,7 +295,7 @@ def _rows(leaf: Leaf, slab: bytes, count: int, writable: bool) -> npt.NDArray[An
     rows = np.frombuffer(slab, leaf.dtype).reshape((count, *leaf.shape))
     if not leaf.dtype.isnative:
         return rows.astype(leaf.dtype.newbyteorder("="))
-    return rows.copy() if writable else rows
+    return rows.copy() if writable and not rows.flags.writeable else rows
 
 
 def _fault(leaf: Leaf, values: npt.NDArray[Any], lanes: Sequence[int]) -> str:

@@ -83,14 +83,15 @@ def import_experience(
         steps = 0
         for part in _parts(file, most, transform):
             experience = _experience(part, observation, action, mask_len)
-            chunk = codec.encode(outbox.next_seq, experience, buffer=own_buffer(buffer))
+            request = pb.PushRequest()
+            codec.encode(outbox.next_seq, experience, buffer=own_buffer(buffer), into=request.chunk)
             try:
-                codec.decode(chunk, writable=False)
+                codec.decode(request.chunk, writable=False)
             except InvalidChunk as wrong:
                 raise InvalidArgument.of(str(source), f"after step {steps}: {wrong}") from wrong
             with outbox.changed:
                 outbox.changed.wait_for(lambda: not outbox.is_full or bool(link.ended) or link.final, timeout)
-            outbox.put(chunk)
+            outbox.put(request)
             steps += experience.count
         if not outbox.drained(timeout):
             raise Undelivered(outbox.steps, f"{outbox.steps} steps were not stored within {timeout:g} s")

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from ...simulation.v2 import simulation_pb2 as simulation_dot_v2_dot_simulation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61uxilium/v1/experience.proto\x12\x0b\x61uxilium.v1\x1a\x1a\x61uxilium/v1/policies.proto\x1a\x16\x61uxilium/v1/runs.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1esimulation/v2/simulation.proto\"]\n\x0bPushRequest\x12!\n\x04join\x18\x01 \x01(\x0b\x32\x11.auxilium.v1.JoinH\x00\x12#\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x12.auxilium.v1.ChunkH\x00\x42\x06\n\x04kind\"\xc2\x01\n\x04Join\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12)\n\x0bobservation\x18\x04 \x01(\x0b\x32\x14.simulation.v2.Space\x12$\n\x06\x61\x63tion\x18\x05 \x01(\x0b\x32\x14.simulation.v2.Space\x12\x10\n\x08mask_len\x18\x06 \x01(\x05\x12\x10\n\x08next_seq\x18\x07 \x01(\x03\x12\x0e\n\x06\x62uffer\x18\x08 \x01(\t\"\x90\x01\n\x0cPushResponse\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.auxilium.v1.WelcomeH\x00\x12\'\n\x07receipt\x18\x02 \x01(\x0b\x32\x14.auxilium.v1.ReceiptH\x00\x12&\n\x05\x65nded\x18\x03 \x01(\x0b\x32\x15.auxilium.v1.RunEndedH\x00\x42\x06\n\x04kind\"~\n\x07Welcome\x12\x13\n\x0b\x64urable_seq\x18\x01 \x01(\x03\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x11\n\ton_policy\x18\x03 \x01(\x08\x12\x13\n\x0bsynchronous\x18\x04 \x01(\x08\x12\r\n\x05quota\x18\x05 \x01(\x05\x12\x17\n\x0fmax_chunk_bytes\x18\x06 \x01(\x05\"\x99\x02\n\x05\x43hunk\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x12 \n\x05spans\x18\x03 \x03(\x0b\x32\x11.auxilium.v1.Span\x12\'\n\x0cobservations\x18\x04 \x01(\x0b\x32\x11.auxilium.v1.Rows\x12$\n\tfollowing\x18\x05 \x01(\x0b\x32\x11.auxilium.v1.Rows\x12\"\n\x07\x61\x63tions\x18\x06 \x01(\x0b\x32\x11.auxilium.v1.Rows\x12\x0f\n\x07rewards\x18\x07 \x01(\x0c\x12\x11\n\tlog_probs\x18\x08 \x01(\x0c\x12\x0e\n\x06values\x18\t \x01(\x0c\x12\r\n\x05masks\x18\n \x01(\x0c\x12\x0c\n\x04zstd\x18\x0b \x01(\x08\x12\x0e\n\x06\x62uffer\x18\x0c \x01(\t\"\x84\x01\n\x04Span\x12\x0f\n\x07\x65pisode\x18\x01 \x01(\x03\x12\r\n\x05start\x18\x02 \x01(\x03\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\x12\x0f\n\x07version\x18\x04 \x01(\x05\x12\x12\n\nterminated\x18\x05 \x01(\x08\x12\x11\n\ttruncated\x18\x06 \x01(\x08\x12\x15\n\rhas_following\x18\x07 \x01(\x08\"G\n\x07Receipt\x12\x13\n\x0b\x64urable_seq\x18\x01 \x01(\x03\x12\'\n\x08rejected\x18\x02 \x03(\x0b\x32\x15.auxilium.v1.Rejected\"6\n\x08Rejected\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"0\n\x08RunEnded\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.auxilium.v1.RunState\"\'\n\x15ReadExperienceRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"W\n\x0bStoredChunk\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12!\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x12.auxilium.v1.Chunk\"#\n\x11ListAgentsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"8\n\x12ListAgentsResponse\x12\"\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x12.auxilium.v1.Agent\"\x90\x02\n\x05\x41gent\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x11\n\tconnected\x18\x03 \x01(\x08\x12-\n\tjoined_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_seen\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05steps\x18\x06 \x01(\x03\x12\x10\n\x08\x65pisodes\x18\x07 \x01(\x03\x12\x13\n\x0bmean_return\x18\x08 \x01(\x01\x12\x0f\n\x07version\x18\t \x01(\x05\x12\x16\n\x0enewest_version\x18\n \x01(\x05\x12\x10\n\x08rejected\x18\x0b \x01(\x03\x32\xf5\x01\n\x11\x45xperienceService\x12?\n\x04Push\x12\x18.auxilium.v1.PushRequest\x1a\x19.auxilium.v1.PushResponse(\x01\x30\x01\x12P\n\x0eReadExperience\x12\".auxilium.v1.ReadExperienceRequest\x1a\x18.auxilium.v1.StoredChunk0\x01\x12M\n\nListAgents\x12\x1e.auxilium.v1.ListAgentsRequest\x1a\x1f.auxilium.v1.ListAgentsResponseB\x0e\xaa\x02\x0b\x41uxilium.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61uxilium/v1/experience.proto\x12\x0b\x61uxilium.v1\x1a\x1a\x61uxilium/v1/policies.proto\x1a\x16\x61uxilium/v1/runs.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1esimulation/v2/simulation.proto\"]\n\x0bPushRequest\x12!\n\x04join\x18\x01 \x01(\x0b\x32\x11.auxilium.v1.JoinH\x00\x12#\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x12.auxilium.v1.ChunkH\x00\x42\x06\n\x04kind\"\xc2\x01\n\x04Join\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12)\n\x0bobservation\x18\x04 \x01(\x0b\x32\x14.simulation.v2.Space\x12$\n\x06\x61\x63tion\x18\x05 \x01(\x0b\x32\x14.simulation.v2.Space\x12\x10\n\x08mask_len\x18\x06 \x01(\x05\x12\x10\n\x08next_seq\x18\x07 \x01(\x03\x12\x0e\n\x06\x62uffer\x18\x08 \x01(\t\"\x90\x01\n\x0cPushResponse\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.auxilium.v1.WelcomeH\x00\x12\'\n\x07receipt\x18\x02 \x01(\x0b\x32\x14.auxilium.v1.ReceiptH\x00\x12&\n\x05\x65nded\x18\x03 \x01(\x0b\x32\x15.auxilium.v1.RunEndedH\x00\x42\x06\n\x04kind\"~\n\x07Welcome\x12\x13\n\x0b\x64urable_seq\x18\x01 \x01(\x03\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x11\n\ton_policy\x18\x03 \x01(\x08\x12\x13\n\x0bsynchronous\x18\x04 \x01(\x08\x12\r\n\x05quota\x18\x05 \x01(\x05\x12\x17\n\x0fmax_chunk_bytes\x18\x06 \x01(\x05\"\xad\x02\n\x05\x43hunk\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x12 \n\x05spans\x18\x03 \x03(\x0b\x32\x11.auxilium.v1.Span\x12\'\n\x0cobservations\x18\x04 \x01(\x0b\x32\x11.auxilium.v1.Rows\x12$\n\tfollowing\x18\x05 \x01(\x0b\x32\x11.auxilium.v1.Rows\x12\"\n\x07\x61\x63tions\x18\x06 \x01(\x0b\x32\x11.auxilium.v1.Rows\x12\x0f\n\x07rewards\x18\x07 \x01(\x0c\x12\x11\n\tlog_probs\x18\x08 \x01(\x0c\x12\x0e\n\x06values\x18\t \x01(\x0c\x12\r\n\x05masks\x18\n \x01(\x0c\x12\x0c\n\x04zstd\x18\x0b \x01(\x08\x12\x0e\n\x06\x62uffer\x18\x0c \x01(\t\x12\x12\n\nzstd_masks\x18\r \x01(\x08\"\x84\x01\n\x04Span\x12\x0f\n\x07\x65pisode\x18\x01 \x01(\x03\x12\r\n\x05start\x18\x02 \x01(\x03\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\x12\x0f\n\x07version\x18\x04 \x01(\x05\x12\x12\n\nterminated\x18\x05 \x01(\x08\x12\x11\n\ttruncated\x18\x06 \x01(\x08\x12\x15\n\rhas_following\x18\x07 \x01(\x08\"G\n\x07Receipt\x12\x13\n\x0b\x64urable_seq\x18\x01 \x01(\x03\x12\'\n\x08rejected\x18\x02 \x03(\x0b\x32\x15.auxilium.v1.Rejected\"6\n\x08Rejected\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"0\n\x08RunEnded\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.auxilium.v1.RunState\"\'\n\x15ReadExperienceRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"W\n\x0bStoredChunk\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12!\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x12.auxilium.v1.Chunk\"#\n\x11ListAgentsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"8\n\x12ListAgentsResponse\x12\"\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x12.auxilium.v1.Agent\"\x90\x02\n\x05\x41gent\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x11\n\tconnected\x18\x03 \x01(\x08\x12-\n\tjoined_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_seen\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05steps\x18\x06 \x01(\x03\x12\x10\n\x08\x65pisodes\x18\x07 \x01(\x03\x12\x13\n\x0bmean_return\x18\x08 \x01(\x01\x12\x0f\n\x07version\x18\t \x01(\x05\x12\x16\n\x0enewest_version\x18\n \x01(\x05\x12\x10\n\x08rejected\x18\x0b \x01(\x03\x32\xf5\x01\n\x11\x45xperienceService\x12?\n\x04Push\x12\x18.auxilium.v1.PushRequest\x1a\x19.auxilium.v1.PushResponse(\x01\x30\x01\x12P\n\x0eReadExperience\x12\".auxilium.v1.ReadExperienceRequest\x1a\x18.auxilium.v1.StoredChunk0\x01\x12M\n\nListAgents\x12\x1e.auxilium.v1.ListAgentsRequest\x1a\x1f.auxilium.v1.ListAgentsResponseB\x0e\xaa\x02\x0b\x41uxilium.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,25 +45,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WELCOME']._serialized_start=601
   _globals['_WELCOME']._serialized_end=727
   _globals['_CHUNK']._serialized_start=730
-  _globals['_CHUNK']._serialized_end=1011
-  _globals['_SPAN']._serialized_start=1014
-  _globals['_SPAN']._serialized_end=1146
-  _globals['_RECEIPT']._serialized_start=1148
-  _globals['_RECEIPT']._serialized_end=1219
-  _globals['_REJECTED']._serialized_start=1221
-  _globals['_REJECTED']._serialized_end=1275
-  _globals['_RUNENDED']._serialized_start=1277
-  _globals['_RUNENDED']._serialized_end=1325
-  _globals['_READEXPERIENCEREQUEST']._serialized_start=1327
-  _globals['_READEXPERIENCEREQUEST']._serialized_end=1366
-  _globals['_STOREDCHUNK']._serialized_start=1368
-  _globals['_STOREDCHUNK']._serialized_end=1455
-  _globals['_LISTAGENTSREQUEST']._serialized_start=1457
-  _globals['_LISTAGENTSREQUEST']._serialized_end=1492
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=1494
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=1550
-  _globals['_AGENT']._serialized_start=1553
-  _globals['_AGENT']._serialized_end=1825
-  _globals['_EXPERIENCESERVICE']._serialized_start=1828
-  _globals['_EXPERIENCESERVICE']._serialized_end=2073
+  _globals['_CHUNK']._serialized_end=1031
+  _globals['_SPAN']._serialized_start=1034
+  _globals['_SPAN']._serialized_end=1166
+  _globals['_RECEIPT']._serialized_start=1168
+  _globals['_RECEIPT']._serialized_end=1239
+  _globals['_REJECTED']._serialized_start=1241
+  _globals['_REJECTED']._serialized_end=1295
+  _globals['_RUNENDED']._serialized_start=1297
+  _globals['_RUNENDED']._serialized_end=1345
+  _globals['_READEXPERIENCEREQUEST']._serialized_start=1347
+  _globals['_READEXPERIENCEREQUEST']._serialized_end=1386
+  _globals['_STOREDCHUNK']._serialized_start=1388
+  _globals['_STOREDCHUNK']._serialized_end=1475
+  _globals['_LISTAGENTSREQUEST']._serialized_start=1477
+  _globals['_LISTAGENTSREQUEST']._serialized_end=1512
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=1514
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=1570
+  _globals['_AGENT']._serialized_start=1573
+  _globals['_AGENT']._serialized_end=1845
+  _globals['_EXPERIENCESERVICE']._serialized_start=1848
+  _globals['_EXPERIENCESERVICE']._serialized_end=2093
 # @@protoc_insertion_point(module_scope)

@@ -188,6 +188,7 @@ class Chunk(_message.Message):
     MASKS_FIELD_NUMBER: _builtins.int
     ZSTD_FIELD_NUMBER: _builtins.int
     BUFFER_FIELD_NUMBER: _builtins.int
+    ZSTD_MASKS_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """1, 2, 3, … within the incarnation"""
     count: _builtins.int
@@ -201,9 +202,11 @@ class Chunk(_message.Message):
     masks: _builtins.bytes
     """`count` x mask_len bytes; empty: everything was legal"""
     zstd: _builtins.bool
-    """every slab of observations and following is compressed"""
+    """every slab of observations and following is compressed: one or more frames"""
     buffer: _builtins.str
     """that of the join"""
+    zstd_masks: _builtins.bool
+    """masks are compressed, too"""
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]:
         """in the order of their rows; their counts add up to `count`"""
@@ -235,10 +238,11 @@ class Chunk(_message.Message):
         masks: _builtins.bytes = ...,
         zstd: _builtins.bool = ...,
         buffer: _builtins.str = ...,
+        zstd_masks: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "following", b"following", "observations", b"observations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "buffer", b"buffer", "count", b"count", "following", b"following", "log_probs", b"log_probs", "masks", b"masks", "observations", b"observations", "rewards", b"rewards", "seq", b"seq", "spans", b"spans", "values", b"values", "zstd", b"zstd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "buffer", b"buffer", "count", b"count", "following", b"following", "log_probs", b"log_probs", "masks", b"masks", "observations", b"observations", "rewards", b"rewards", "seq", b"seq", "spans", b"spans", "values", b"values", "zstd", b"zstd", "zstd_masks", b"zstd_masks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,18 +9,22 @@ from auxilium_rl.agent.outbox import Outbox
 from generated.auxilium.v1 import experience_pb2 as pb
 
 
+def chunk(seq: int, count: int) -> pb.PushRequest:
+    return pb.PushRequest(chunk=pb.Chunk(seq=seq, count=count))
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     folder = tmp_path / "spill"
     folder.mkdir()
     box = Outbox(10, folder)
-    box.put(pb.Chunk(seq=1, count=10))
+    box.put(chunk(1, 10))
     shutil.rmtree(folder)
-    box.put(pb.Chunk(seq=2, count=5))
+    box.put(chunk(2, 5))
     assert (box.steps, box.spilled) == (15, 0)
     assert box.is_full, "whoever acts must wait now"
     assert box.save() == 0
     folder.mkdir()
-    box.put(pb.Chunk(seq=3, count=7))
+    box.put(chunk(3, 7))
     assert box.spilled == 7
     assert not box.is_full
     assert box.save() == 22

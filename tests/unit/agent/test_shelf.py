@@ -61,8 +61,8 @@ def test_what_is_packed_is_what_was_seen(
         Packer(eye.counted, eye.counted_action, mask_len, compress=None),
         ChunkCodec(space, ACTION, mask_len),
     )
-    chunk = packer.pack(1, [Rows(1, 0, taken, True, False, None)])
-    sent = codec.decode(codec.parse(chunk.SerializeToString()))
+    request = packer.pack(1, [Rows(1, 0, taken, True, False, None)])
+    sent = codec.decode(codec.parse(request.chunk.SerializeToString()))
     for row, number in enumerate(order):
         seen = looks[number]
         if isinstance(seen, dict):
@@ -142,7 +142,7 @@ def test_a_step_that_waits_for_long_keeps_no_shelf_of_others(space: spaces.Space
     rows = backlog.take(100)
     assert [one.steps for one in rows] == [[step] for step in waiting]
     codec, packer = ChunkCodec(space, ACTION, 3), Packer(eye.counted, eye.counted_action, 3, compress=None)
-    sent = codec.decode(codec.parse(packer.pack(1, rows).SerializeToString()))
+    sent = codec.decode(codec.parse(packer.pack(1, rows).chunk.SerializeToString()))
     assert sent.masks is not None
     assert sent.masks[:, 1].tolist() == [number % 2 == 0 for number in range(40)]
 
