@@ -73,7 +73,7 @@ class Packer:
 
     def _looked_at(self, steps: list[Step]) -> Pieces:
         pieces = gathered(steps)
-        if not any([step.masked for step in steps]):
+        if not any(step.masked for step in steps):
             return Pieces(pieces.observations if pieces else [self._stacked([step.seen for step in steps])], None)
         if pieces:
             return pieces

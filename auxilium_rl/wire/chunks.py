@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import zstandard
 
+from auxilium_rl.wire.compressed import packed, unpacked, unpacked_blocks
 from auxilium_rl.wire.rows import AnySpace, Obs, all_finite
-from auxilium_rl.wire.spaces import Codec, InvalidSlab, Leaf, counted_from_zero
+from auxilium_rl.wire.spaces import Codec, InvalidSlab, counted_from_zero
 from generated.auxilium.v1 import experience_pb2 as pb
 
 __all__ = ["MAX_STEPS", "ChunkCodec", "Experience", "InvalidChunk", "Pieces", "Span"]
@@ -20,7 +21,12 @@ __all__ = ["MAX_STEPS", "ChunkCodec", "Experience", "InvalidChunk", "Pieces", "S
 Floats = npt.NDArray[np.float32]
 MAX_STEPS = 1 << 20
 """Of one chunk."""
+MAX_BYTES = 1 << 30
+"""Of what was seen in one chunk: few bytes may become very many when they are decompressed."""
 _MAX_VERSION = 2**31 - 1
+_BLOCK = 1 << 18
+"""Bytes that are looked at before the next are decompressed; they are in the processor's cache still."""
+_Decode = Callable[[str, Codec, Sequence[bytes], int, bool], Obs]
 
 
 class InvalidChunk(ValueError):
@@ -96,6 +102,7 @@ class ChunkCodec:
         self._observations = Codec(counted_from_zero(observation))
         self._actions = Codec(counted_from_zero(action), action=True)
         self._mask_len = mask_len
+        self._row_bytes = sum(leaf.row_bytes for leaf in self._observations.leaves)
 
     def encode(
         self,
@@ -124,11 +131,11 @@ class ChunkCodec:
             if values is not None:
                 setattr(chunk, name, np.asarray(values, "<f4").tobytes())
         if seen.masks is not None:
-            chunk.masks = _packed([np.ascontiguousarray(part, bool) for part in seen.masks], compressor)
+            chunk.masks = packed([np.ascontiguousarray(part, bool) for part in seen.masks], compressor)
             chunk.zstd_masks = compressor is not None
         for rows, given in ((chunk.observations, seen.observations), (chunk.following, [experience.following])):
             for parts in zip(*map(self._observations.slabs, given), strict=True):
-                rows.slabs.append(_packed(parts, compressor))
+                rows.slabs.append(packed(parts, compressor))
         chunk.actions.slabs.extend(self._actions.encode(experience.actions))
         return chunk
 
@@ -143,35 +150,63 @@ class ChunkCodec:
         Args:
             writable: False: arrays are not copied out of what came where that can be helped.
         """
+        return self._decoded(chunk, partial(self._rows, writable))
+
+    def check(self, chunk: pb.Chunk) -> Experience:
+        """As ``decode``, but what was seen is looked at piece by piece and not kept: there are no rows of it."""
+        return self._decoded(chunk, self._look)
+
+    def spans(self, chunk: pb.Chunk) -> list[Span]:
+        """Those of a chunk. Raises InvalidChunk."""
         count = chunk.count
         if not 1 <= count <= MAX_STEPS:
             raise InvalidChunk("count", f"{count} given; 1 to {MAX_STEPS} is accepted")
+        if count * self._row_bytes > MAX_BYTES:
+            seen = f"{count} given, of {self._row_bytes} bytes that were seen each"
+            raise InvalidChunk("count", f"{seen}; {MAX_BYTES} bytes are accepted at once")
         spans = [_span(number, span) for number, span in enumerate(chunk.spans)]
         told = sum(span.count for span in spans)
         if told != count:
             raise InvalidChunk("spans", f"they have {told} steps; the chunk has {count}")
+        return spans
+
+    def _decoded(self, chunk: pb.Chunk, seen: _Decode) -> Experience:
+        spans, count = self.spans(chunk), chunk.count
         following = sum(span.has_following for span in spans)
-        rows = partial(self._rows, writable)
         return Experience(
             count,
             spans,
-            rows("observations", self._observations, chunk.observations.slabs, count, chunk.zstd),
-            rows("following", self._observations, chunk.following.slabs, following, chunk.zstd),
-            rows("actions", self._actions, chunk.actions.slabs, count, False),  # type: ignore[arg-type]
+            seen("observations", self._observations, chunk.observations.slabs, count, chunk.zstd),
+            seen("following", self._observations, chunk.following.slabs, following, chunk.zstd),
+            self._rows(True, "actions", self._actions, chunk.actions.slabs, count, False),  # type: ignore[arg-type]
             _numbers("rewards", chunk.rewards, count),
             _numbers("log_probs", chunk.log_probs, count) if chunk.log_probs else None,
             _numbers("values", chunk.values, count) if chunk.values else None,
             self._masks(chunk.masks, count, chunk.zstd_masks),
         )
 
-    def _rows(
-        self, writable: bool, field: str, codec: Codec, given: Sequence[bytes], count: int, zstd: bool
-    ) -> Obs:
+    def _look(self, field: str, codec: Codec, slabs: Sequence[bytes], count: int, zstd: bool) -> Obs:
+        if not zstd or len(slabs) != len(codec.leaves):
+            self._rows(False, field, codec, slabs, count, False)
+            return codec.decode([b""] * len(codec.leaves), 0)
+        try:
+            for leaf, slab in zip(codec.leaves, slabs, strict=True):
+                rows, first = max(_BLOCK // max(leaf.row_bytes, 1), 1), 0
+                for block in unpacked_blocks(leaf.name, slab, leaf.row_bytes * count, leaf.row_bytes * rows):
+                    fault = codec.fault_of(leaf, block, first)
+                    if fault:
+                        raise InvalidChunk(field, fault.replace("lane", "step", 1))
+                    first += rows
+        except InvalidSlab as wrong:
+            raise InvalidChunk(field, str(wrong)) from wrong
+        return codec.decode([b""] * len(codec.leaves), 0)
+
+    def _rows(self, writable: bool, field: str, codec: Codec, given: Sequence[bytes], count: int, zstd: bool) -> Obs:
         try:
             slabs: Sequence[bytes | memoryview] = given
             if zstd and len(given) == len(codec.leaves):
                 slabs = [
-                    _unpacked(leaf.name, slab, leaf.row_bytes * count)
+                    unpacked(leaf.name, slab, leaf.row_bytes * count)
                     for leaf, slab in zip(codec.leaves, given, strict=True)
                 ]
             rows = codec.decode(slabs, count, writable=writable)
@@ -188,7 +223,7 @@ class ChunkCodec:
         data: bytes | memoryview = given
         if zstd:
             try:
-                data = _unpacked("masks", given, count * self._mask_len)
+                data = unpacked("masks", given, count * self._mask_len)
             except InvalidSlab as wrong:
                 raise InvalidChunk("masks", str(wrong).removeprefix("masks: ")) from wrong
         if len(data) != count * self._mask_len:
@@ -220,29 +255,3 @@ def _numbers(field: str, data: bytes, count: int) -> Floats:
         wrong = np.flatnonzero(~np.isfinite(values))
         raise InvalidChunk(field, f"{values[wrong[0]]} given at step {wrong[0]}; finite numbers are accepted")
     return values
-
-
-def _packed(parts: Sequence[npt.NDArray[Any]], compressor: zstandard.ZstdCompressor | None) -> bytes:
-    """Arrays one after another; compressed, each is a frame."""
-    if compressor is None:
-        return b"".join([part.data for part in parts])
-    if len(parts) == 1:
-        return compressor.compress(parts[0].data)
-    # All at once: whoever acts waits for the interpreter whenever this thread gets it back.
-    return b"".join(compressor.multi_compress_to_buffer([part.data for part in parts]))
-
-
-def _unpacked(name: str, frames: bytes, size: int) -> memoryview:
-    """Never more than the spaces allow, whatever the bytes say of themselves. Raises InvalidSlab."""
-    data, window = np.empty(size, np.uint8).data, max(size, 1 << 20)
-    try:
-        params = zstandard.get_frame_parameters(frames)
-        if params.content_size > size or params.window_size > window:
-            raise InvalidSlab(f"{name}: {params.content_size} bytes came; {size} were expected")
-        reader = zstandard.ZstdDecompressor(max_window_size=window).stream_reader(frames, read_across_frames=True)
-        came = reader.readinto(data) if size else 0
-        if came != size or reader.read(1):
-            raise InvalidSlab(f"{name}: {'more' if came == size else came} bytes came; {size} were expected")
-    except zstandard.ZstdError as error:
-        raise InvalidSlab(f"{name}: no zstd frame: {error}") from error
-    return data

@@ -275,6 +275,11 @@ class Codec:
             return _rows(self.leaves[0], slabs[0], count, writable)
         return {leaf.key: _rows(leaf, slab, count, writable) for leaf, slab in zip(self.leaves, slabs, strict=True)}
 
+    def fault_of(self, leaf: Leaf, slab: memoryview, first: int) -> str:
+        """What is wrong with some rows of a leaf, of which the lane of the first is given; empty when nothing is."""
+        count = len(slab) // leaf.row_bytes
+        return _fault(leaf, _rows(leaf, slab, count, False), range(first, first + count))
+
     def fault(self, rows: Obs, lanes: Sequence[int]) -> str:
         """What is wrong with the values of rows, naming leaf, lane and index; empty when nothing is."""
         for leaf in self.leaves:

@@ -86,7 +86,7 @@ def import_experience(
             request = pb.PushRequest()
             codec.encode(outbox.next_seq, experience, buffer=own_buffer(buffer), into=request.chunk)
             try:
-                codec.decode(request.chunk, writable=False)
+                codec.check(request.chunk)
             except InvalidChunk as wrong:
                 raise InvalidArgument.of(str(source), f"after step {steps}: {wrong}") from wrong
             with outbox.changed:

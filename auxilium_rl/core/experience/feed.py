@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -73,11 +74,17 @@ class Counts:
 class _Pending:
     """A chunk, and how far it was learned from."""
 
-    def __init__(self, record: Record, chunk: Experience) -> None:
-        self.record, self.chunk = record, chunk
+    def __init__(self, record: Record, codec: ChunkCodec, message: Any) -> None:
+        self.record, self._codec = record, codec
+        self.spans, self.count = codec.spans(message), int(message.count)
         self.span = self.row = self.final = 0
         self.into = 0
         """Steps of the present span that were taken."""
+
+    @cached_property
+    def chunk(self) -> Experience:
+        """All of it. Before it is its turn it lies here as it came: compressed, it takes a fraction of the memory."""
+        return self._codec.decode(self._codec.parse(self.record.chunk))
 
 
 class Feed:
@@ -206,11 +213,10 @@ class Feed:
 
     def _left(self, pending: _Pending) -> int:
         """Steps of a chunk that are neither taken nor stale."""
-        chunk = pending.chunk
         if self._max_staleness is None:
-            return chunk.count - pending.row
-        fresh = sum(span.count for span in chunk.spans[pending.span :] if not self._is_stale(span))
-        now = chunk.spans[pending.span]
+            return pending.count - pending.row
+        fresh = sum(span.count for span in pending.spans[pending.span :] if not self._is_stale(span))
+        now = pending.spans[pending.span]
         return fresh - (0 if self._is_stale(now) else pending.into)
 
     def _is_stale(self, span: Span) -> bool:
@@ -227,7 +233,7 @@ class Feed:
                 self.counts.repeated += 0 if message.buffer else message.count
                 continue
             self._seen[key] = record.seq
-            pending = _Pending(record, self._codec.decode(message))
+            pending = _Pending(record, self._codec, message)
             if message.buffer:
                 self._put_aside(message.buffer, pending)
                 self._aside_keys.add(key)
@@ -241,8 +247,8 @@ class Feed:
 
     def _put_aside(self, name: str, pending: _Pending) -> None:
         pieces: list[Piece] = []
-        while pending.span < len(pending.chunk.spans):
-            pieces.append(self._cut(pending, pending.chunk.count))
+        while pending.span < len(pending.spans):
+            pieces.append(self._cut(pending, pending.count))
         self._aside.append((name, pieces))
 
     def _read_aside(self, reader: ExperienceReader, upto: dict[tuple[str, str], int]) -> None:
@@ -260,7 +266,7 @@ class Feed:
             if last.get(key, record.seq) < record.seq <= upto[key]:
                 last[key] = record.seq
                 message = self._codec.parse(record.chunk)
-                self._put_aside(message.buffer, _Pending(record, self._codec.decode(message)))
+                self._put_aside(message.buffer, _Pending(record, self._codec, message))
         if last != upto:
             gone = ", ".join(sorted(key[0] for key in upto if last[key] != upto[key]))
             raise ModelCorrupt(f"what {gone:.160} pushed to other buffers than the run's own is gone")
@@ -283,16 +289,16 @@ class Feed:
     def _next(self, wanted: int) -> tuple[Piece, bool]:
         """The next steps of the oldest chunk, at most ``wanted``, or all of a span that is stale; and whether it is."""
         pending = self._pending[0]
-        span = pending.chunk.spans[pending.span]
+        span = pending.spans[pending.span]
         stale = self._is_stale(span)
         piece = self._cut(pending, span.count if stale else wanted)
-        if pending.span == len(pending.chunk.spans):
+        if pending.span == len(pending.spans):
             self._pending.popleft()
         return piece, stale
 
     def _cut(self, pending: _Pending, wanted: int) -> Piece:
         """The next steps of a chunk's present span, at most ``wanted``."""
-        chunk, span = pending.chunk, pending.chunk.spans[pending.span]
+        chunk, span = pending.chunk, pending.spans[pending.span]
         left = span.count - pending.into
         count = min(left, wanted)
         first, whole = pending.row, count == left
@@ -314,7 +320,7 @@ class Feed:
     @staticmethod
     def _advance(pending: _Pending, rows: int) -> None:
         """Go over some rows of a chunk."""
-        spans = pending.chunk.spans
+        spans = pending.spans
         pending.row += rows
         pending.into += rows
         while pending.span < len(spans) and pending.into >= spans[pending.span].count:

@@ -151,7 +151,7 @@ class AgentStream:
     def _keep(self, seq: int, chunk: Any) -> None:
         record = Record(self.agent_id, self.incarnation, seq, chunk.SerializeToString())
         try:
-            experience = self._intake.codec.decode(chunk, writable=False)
+            experience = self._intake.codec.check(chunk)
             if chunk.buffer != self._buffer:
                 raise InvalidChunk("buffer", f"{chunk.buffer!r:.160} given; the agent joined for {self._buffer!r}")
             if self._intake.on_policy and experience.log_probs is None:
