@@ -10,6 +10,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from auxilium_rl.agent.episode import Step
+from auxilium_rl.agent.memory import Memory
 from auxilium_rl.agent.shelf import Shelf
 from auxilium_rl.client.elements import BoxElements, fitting_mask, is_plain_box
 from auxilium_rl.client.errors import ActError, InvalidArgument
@@ -51,7 +52,8 @@ class Eye:
         self.start = int(action.start) if isinstance(action, spaces.Discrete) else None
         self._mask_shape = (mask_len,) if mask_len else None
         self._room = Shelf.room_for(self.step_bytes)
-        self._shelf, self._next = Shelf(self.counted, mask_len, self._room, 0), 0
+        self._memory = Memory()
+        self._shelf, self._next = Shelf.of(self.counted, mask_len, self._room, 0, self._memory), 0
 
     def see(self, observation: Any, mask: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None, Step]:
         """What the policy takes, ``(size,)`` float32, what is legal, and a step without its choice and episode.
@@ -63,8 +65,8 @@ class Eye:
             ActError: this is no observation, or no mask.
         """
         if self._next == self._room:
-            self._shelf = Shelf(self.counted, self._mask_len, self._room, self._shelf.first + self._room)
-            self._next = 0
+            first = self._shelf.first + self._room
+            self._shelf, self._next = Shelf.of(self.counted, self._mask_len, self._room, first, self._memory), 0
         number, shelf = self._next, self._shelf
         row: Any = None
         if observation.__class__ is _ARRAY and observation.shape == self._flat and observation.dtype is _FLOAT32:

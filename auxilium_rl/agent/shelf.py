@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from auxilium_rl.agent.memory import Memory
 from auxilium_rl.wire.chunks import Pieces
 from auxilium_rl.wire.rows import AnySpace, Obs, copy_rows, take
 
@@ -30,14 +31,20 @@ class Shelf:
 
     __slots__ = ("first", "masks", "rows")
 
-    def __init__(self, space: AnySpace, mask_len: int, room: int, first: int) -> None:
-        self.rows: Obs
+    def __init__(self, rows: Obs, masks: npt.NDArray[np.bool_], first: int) -> None:
+        self.rows, self.masks, self.first = rows, masks, first
+
+    @classmethod
+    def of(cls, space: AnySpace, mask_len: int, room: int, first: int, memory: Memory) -> Shelf:
+        """An empty one."""
+        rows: Obs
         if isinstance(space, spaces.Dict):
-            self.rows = {key: _empty(leaf, room) for key, leaf in space.spaces.items()}
+            rows = {key: _empty(leaf, room, memory) for key, leaf in space.spaces.items()}
         else:
-            self.rows = _empty(space, room)
-        self.masks = np.ones((room, mask_len), bool)
-        self.first = first
+            rows = _empty(space, room, memory)
+        masks = memory.array((room, mask_len), bool)
+        masks.fill(True)
+        return cls(rows, masks, first)
 
     def seen(self, place: int) -> Any:
         """The observation of a place."""
@@ -45,10 +52,8 @@ class Shelf:
 
     def alone(self, place: int) -> Shelf:
         """A shelf that has only the row of a place."""
-        one, at = Shelf.__new__(Shelf), place - self.first
-        one.rows, one.masks = copy_rows(take(self.rows, slice(at, at + 1))), self.masks[at : at + 1].copy()
-        one.first = place
-        return one
+        at = place - self.first
+        return Shelf(copy_rows(take(self.rows, slice(at, at + 1))), self.masks[at : at + 1].copy(), place)
 
     @staticmethod
     def room_for(row_bytes: int) -> int:
@@ -90,5 +95,5 @@ def _on_shelves(steps: Sequence[Placed], begin: int, end: int) -> Iterator[tuple
         begin += count
 
 
-def _empty(leaf: AnySpace, room: int) -> npt.NDArray[Any]:
-    return np.empty((room, *(leaf.shape or ())), leaf.dtype)
+def _empty(leaf: AnySpace, room: int, memory: Memory) -> npt.NDArray[Any]:
+    return memory.array((room, *(leaf.shape or ())), leaf.dtype)
