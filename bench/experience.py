@@ -157,7 +157,9 @@ def _rate(client: Client, run_id: str, name: str, size: int, total: int) -> floa
     link.wait_for_welcome(30)
     began = time.perf_counter()
     for seq in range(1, total // size + 1):
-        outbox.put(CODEC.encode(seq, made))
+        request = pb.PushRequest()
+        CODEC.encode(seq, made, into=request.chunk)
+        outbox.put(request)
     if not outbox.drained(120):
         raise SystemExit(f"{outbox.steps} of {total} steps were not acknowledged in two minutes")
     rate = total // size * size / (time.perf_counter() - began)

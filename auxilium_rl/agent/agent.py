@@ -227,7 +227,7 @@ class Agent:
             if now is None:
                 if episode is not None:
                     return self._unkept(step)
-                step.episode, step.number = UNTAKEN, 0
+                step.episode, step.number, step.lies = UNTAKEN, 0, step.shelf.as_it_lies()
                 return step
             waiting = self._backlog.add(now, step)
             if waiting % self._chunk == 0 or waiting >= self.config.queue_steps or self._outbox.is_full:
@@ -250,7 +250,7 @@ class Agent:
                 raise InvalidArgument.of("step", "it was recorded already; one that was chosen and not yet is accepted")
             if self._deaf:
                 return self._unkept(step)
-            self._attend(self._backlog.add(self._under_way(episode, step), step))
+            self._attend(self._backlog.add_chosen(self._under_way(episode, step), step))
             return step
 
     @property
@@ -269,7 +269,7 @@ class Agent:
         now = self._backlog.under_way.get(name)
         if now is None:
             return self._backlog.begin(name)
-        if self._quota and now.steps:
+        if self._quota and now.waiting:
             self._saw(now, step.seen)
         return now
 

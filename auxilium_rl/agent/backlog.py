@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 from auxilium_rl.agent.episode import Episode, Rows, Step
+from auxilium_rl.agent.shelf import Part, Shelf
 
 __all__ = ["Backlog"]
 
@@ -40,11 +41,18 @@ class Backlog:
 
     def add(self, episode: Episode, step: Step) -> int:
         """Note a step; gives how many wait. One thread at a time, beside one that takes away."""
-        step.episode, step.number = episode, episode.count
-        episode.steps.append(step)
-        episode.count += 1
+        episode.add(step)
         self._added += 1
         return self._added - self._taken
+
+    def add_chosen(self, episode: Episode, step: Step) -> int:
+        """Note a step that was chosen before others."""
+        with self._lock:
+            shelf = step.shelf
+            if shelf.as_it_lies() is not step.lies:
+                step.shelf, step.place = shelf.alone(step.lies, step.place), 0
+            step.lies = None
+            return self.add(episode, step)
 
     def saw(self, episode: Episode, observation: Any) -> None:
         """What came after the last step, before the next is chosen."""
@@ -72,15 +80,20 @@ class Backlog:
                 if ready:
                     taken.append(episode.take(ready))
                     left -= ready
-            self._ended = [one for one in self._ended if one.steps]
+            self._ended = [one for one in self._ended if one.waiting]
             self._taken += most - left
         return taken
 
     def settle(self) -> None:
         """What waits for long keeps no memory beside its own."""
+        needed: dict[Shelf, list[Part]] = {}
         with self._lock:
             for episode in self._all():
-                episode.settle()
+                for part in episode.parts():
+                    needed.setdefault(part.shelf, []).append(part)
+            for shelf, parts in needed.items():
+                if shelf.is_worth_less(sum(part.steps for part in parts)):
+                    shelf.keep([place for part in parts for place in range(part.begin, part.end)])
 
     def ready(self) -> int:
         """Steps that can be sent."""
@@ -90,7 +103,7 @@ class Backlog:
     def unfinished(self) -> int:
         """Steps of episodes that are under way."""
         with self._lock:
-            return sum(len(one.steps) for one in list(self.under_way.values()))
+            return sum(one.waiting for one in list(self.under_way.values()))
 
     def _all(self) -> list[Episode]:
         return [*self._ended, *list(self.under_way.values())]  # a list: whoever acts may begin another meanwhile

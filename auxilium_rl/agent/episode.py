@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from auxilium_rl.agent.shelf import Shelf
+from auxilium_rl.agent.shelf import Part, Shelf
 
 __all__ = ["UNHEARD", "UNSENT", "UNTAKEN", "Episode", "RewardTooLate", "Rows", "Step"]
 
 _NEVER = 1 << 62
-_LITTLE = 4
-"""Steps that are worth a copy of their own each."""
+_LARGEST = float(np.finfo(np.float32).max)
+_LEAST = -_LARGEST
 
 
 class RewardTooLate(Exception):
@@ -29,25 +29,13 @@ class Step:
         log_prob: of the action; NaN where the policy has no probabilities.
         version: of the policy that chose it.
         taken: the action as it is learned from.
-        shelf, place: where lies what it was chosen on. masked: whether not everything was legal.
+        shelf, place: where it lies. masked: whether not everything was legal.
         episode, number: where it was noted.
-        worth: what was said of it; None: nothing yet. sent: what of that was taken away to be sent.
+        lies: of a step that was chosen and not yet recorded: what it was chosen on stays as long as this.
     """
 
     # Made empty, and filled by whoever acts: a constructor in Python takes as long as all the rest of a step.
-    __slots__ = (
-        "action",
-        "episode",
-        "log_prob",
-        "masked",
-        "number",
-        "place",
-        "sent",
-        "shelf",
-        "taken",
-        "version",
-        "worth",
-    )
+    __slots__ = ("action", "episode", "lies", "log_prob", "masked", "number", "place", "shelf", "taken", "version")
     shelf: Shelf
     place: int
     masked: bool
@@ -57,19 +45,17 @@ class Step:
     version: int
     episode: Episode
     number: int
-    worth: float | None
-    sent: float | None
+    lies: object
 
     @property
     def seen(self) -> Any:
-        """What it was chosen on, an element of the space that counts from 0."""
+        """What it was chosen on, an element of the space that counts from 0. LookupError: it may be gone when sent."""
         return self.shelf.seen(self.place)
 
     @property
     def mask(self) -> npt.NDArray[np.bool_] | None:
-        """What was legal ``(mask_len,)``; None: everything."""
-        shelf = self.shelf  # another thread may put the step onto a shelf of its own
-        return shelf.masks[self.place - shelf.first] if self.masked else None
+        """What was legal ``(mask_len,)``; None: everything. LookupError: it may be gone when sent."""
+        return self.shelf.mask(self.place) if self.masked else None
 
     def reward(self, value: float) -> None:
         """Say what the step was worth; said again, the last word counts.
@@ -79,13 +65,16 @@ class Step:
 
         Raises:
             RewardTooLate: it was sent.
-            ValueError: this is no finite number, or the step was chosen and not recorded.
+            ValueError: this is no finite float32, or the step was chosen and not recorded.
         """
-        worth, episode = float(value), self.episode
-        if worth - worth != 0.0:  # not a call, as `isfinite` is: infinite, or no number
-            raise ValueError(f"reward: {value} given; a finite number is accepted")
+        worth = value if value.__class__ is float else float(value)
+        if not _LEAST <= worth <= _LARGEST:
+            raise ValueError(f"reward: {value} given; a finite number is accepted, of at most {_LARGEST:.4g}")
+        episode = self.episode
         if self.number >= episode.base:
-            self.worth = worth
+            shelf, place = self.shelf, self.place
+            shelf.rewards[place] = worth
+            shelf.said[place] = 1
             # Without the lock: who takes steps away moves the base first, then looks at what they were worth.
             if self.number >= episode.base or episode.was_sent(self):
                 return
@@ -97,15 +86,26 @@ class Rows(NamedTuple):
 
     Attributes:
         start: number of the first.
+        steps: how many there are in all parts.
         following: what was seen after the last one; None: the episode terminated and nothing was.
     """
 
     episode: int
     start: int
-    steps: list[Step]
+    steps: int
+    parts: list[Part]
     terminated: bool
     truncated: bool
     following: Any
+
+
+class _Stretch:
+    """Steps that wait beside one another. Whoever acts moves the end of the last one, whoever takes away the begin."""
+
+    __slots__ = ("begin", "end", "shelf", "version")
+
+    def __init__(self, shelf: Shelf, begin: int, version: int) -> None:
+        self.shelf, self.begin, self.end, self.version = shelf, begin, begin + 1, version
 
 
 class Episode:
@@ -116,18 +116,34 @@ class Episode:
     Attributes:
         count: steps that were taken.
         base: of them, those that were sent.
-        steps: those that were not.
         following: what was seen after ``followed`` steps.
     """
 
     def __init__(self, number: int, key: str, lock: threading.Lock) -> None:
         self.number, self.key, self.lock = number, key, lock
         self.count = self.base = 0
-        self.steps: list[Step] = []
+        self._stretches: list[_Stretch] = []
         self.following: Any = None
         self.followed = -1
         self.terminated = self.truncated = False
         self._rewards_follow = False
+
+    @property
+    def waiting(self) -> int:
+        """Steps that were not sent."""
+        return self.count - self.base
+
+    def add(self, step: Step) -> None:
+        """The next step. By one thread at a time, beside one that takes away."""
+        shelf, place = step.shelf, step.place
+        shelf.taken[place], shelf.log_probs[place] = step.taken, step.log_prob
+        step.episode, step.number = self, self.count
+        stretches = self._stretches
+        if stretches and (last := stretches[-1]).end == place and last.shelf is shelf and last.version == step.version:
+            last.end = place + 1
+        else:
+            stretches.append(_Stretch(shelf, place, step.version))
+        self.count += 1  # when all else is there
 
     def end(self, terminated: bool, final: Any, rewards_follow: bool) -> None:
         """No step comes any more. Under the lock."""
@@ -137,38 +153,42 @@ class Episode:
 
     def saw(self, observation: Any) -> None:
         """What came after the last step; None: nothing. Under the lock."""
-        self.following, self.followed = observation, self.base + len(self.steps)
+        self.following, self.followed = observation, self.count
 
     def ready(self, most: int = _NEVER, *, force: bool = False) -> int:
         """Steps that can be sent: their rewards are known, and what was seen after them. Under the lock."""
-        steps, there = self.steps, len(self.steps)
-        there = max(min(there - (self.base + there != self.followed), most), 0)
+        count = self.count
+        there = max(min(count - self.base - (count != self.followed), most), 0)
         if force or ((self.terminated or self.truncated) and not self._rewards_follow):
             return there
-        return next((number for number in range(there) if steps[number].worth is None), there)
+        known = 0
+        for part in self._first(there):
+            unsaid = part.shelf.said.find(0, part.begin, part.end)
+            if unsaid >= 0:
+                return known + unsaid - part.begin
+            known += part.steps
+        return known
 
     def take(self, count: int) -> Rows:
         """The oldest ``count`` steps, which are no longer here then. Under the lock."""
-        start, taken = self.base, self.steps[:count]
+        start = self.base
         self.base += count
-        for step in taken:
-            step.sent = step.worth
+        parts = self._first(count)
+        for shelf, begin, end, _ in parts:
+            shelf.sent[begin:end] = shelf.rewards[begin:end]
+        self._drop(count)
         last = self.base == self.followed
-        following = self.following if last else self.steps[count].seen
-        del self.steps[:count]
-        return Rows(self.number, start, taken, last and self.terminated, last and self.truncated, following)
+        following = self.following if last else self._next_seen()
+        return Rows(self.number, start, count, parts, last and self.terminated, last and self.truncated, following)
 
-    def settle(self) -> None:
-        """What is left here may wait for long: where it is little, it keeps no shelf of others. Under the lock."""
-        if len(self.steps) <= _LITTLE:
-            for step in self.steps:
-                if len(step.shelf.masks) > 1:
-                    step.shelf = step.shelf.alone(step.place)
+    def parts(self) -> list[Part]:
+        """Where the steps lie that wait. Under the lock."""
+        return self._first(self.waiting)
 
     def was_sent(self, step: Step) -> bool:
         """Whether what was said of a step while it was taken away went with it."""
         with self.lock:
-            return step.sent == step.worth
+            return step.shelf.sent[step.place] == step.shelf.rewards[step.place]
 
     def too_late(self, number: int) -> None:
         """Raises RewardTooLate."""
@@ -176,6 +196,33 @@ class Episode:
             f"step {number} of episode {self.key or self.number} was sent already; say rewards before the episode "
             "ends, or end it with rewards_follow=True"
         )
+
+    def _first(self, count: int) -> list[Part]:
+        found: list[Part] = []
+        for one in self._stretches:
+            if not count:
+                break
+            end = min(one.end, one.begin + count)
+            if end > one.begin:
+                found.append(Part(one.shelf, one.begin, end, one.version))
+                count -= end - one.begin
+        return found
+
+    def _drop(self, count: int) -> None:
+        empty = 0
+        for one in self._stretches:
+            gone = min(one.end - one.begin, count)
+            one.begin += gone
+            count -= gone
+            if one.begin < one.end:
+                break
+            empty += 1
+        # Never the last one: whoever acts may be adding to it.
+        del self._stretches[: min(empty, len(self._stretches) - 1)]
+
+    def _next_seen(self) -> Any:
+        (part,) = self._first(1)
+        return part.shelf.seen(part.begin)
 
 
 class _NoRewards(Episode):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
@@ -11,8 +12,8 @@ import numpy.typing as npt
 import zstandard
 from gymnasium import spaces
 
-from auxilium_rl.agent.episode import Rows, Step
-from auxilium_rl.agent.shelf import gathered
+from auxilium_rl.agent.episode import Rows
+from auxilium_rl.agent.shelf import Part
 from auxilium_rl.client.errors import InvalidArgument
 from auxilium_rl.wire.chunks import ChunkCodec, Experience, Pieces, Span
 from auxilium_rl.wire.rows import AnySpace, Obs
@@ -24,6 +25,8 @@ __all__ = ["Packer", "own_buffer", "steps_that_fit"]
 _WORTH_IT, _LEAST = 0.7, 4096
 """Observations are compressed when a sample of at least so many bytes shrinks to less than this share."""
 _SAMPLE = 1 << 16
+_FEW = 4
+"""Steps that lie beside one another, on average, for which it pays to send them as they lie."""
 _SPAN = 128
 """Bytes of a span, and of everything else that comes with a chunk, at most."""
 
@@ -41,23 +44,24 @@ class Packer:
     ) -> None:
         self._space, self._mask_len, self._compress, self._buffer = observation, mask_len, compress, buffer
         self._action_dtype = np.dtype(np.float32 if isinstance(action, spaces.Box) else np.int64)
+        self._action_shape = action.shape or ()
         self._codec = ChunkCodec(observation, action, mask_len)
         self._zstd = zstandard.ZstdCompressor(level=1)
 
     def pack(self, seq: int, taken: list[Rows]) -> pb.PushRequest:
         """The message of some steps."""
+        parts = [part for rows in taken for part in rows.parts]
         spans, following = _spans(taken)
-        steps = [step for rows in taken for step in rows.steps]
-        log_probs = [step.log_prob for step in steps]
-        pieces = self._looked_at(steps)
+        pieces = self._looked_at(parts)
+        log_probs = np.frombuffer(_joined([part.shelf.log_probs for part in parts], parts), np.float32)
         experience = Experience(
-            count=len(steps),
+            count=len(log_probs),
             spans=spans,
             observations=pieces.observations[0],
             following=self._stacked(following),
-            actions=np.array([step.taken for step in steps], self._action_dtype),
-            rewards=np.array([step.sent or 0.0 for step in steps], np.float32),
-            log_probs=None if math.isnan(sum(log_probs)) else np.array(log_probs, np.float32),
+            actions=self._actions([part.shelf.taken for part in parts], parts),
+            rewards=np.frombuffer(_joined([part.shelf.sent for part in parts], parts), np.float32),
+            log_probs=None if math.isnan(sum(log_probs.tolist())) else log_probs,
         )
         compressor = self._zstd if self._pays(pieces.observations[0]) else None
         request = pb.PushRequest()  # made around the chunk: to put one into another copies it
@@ -66,22 +70,30 @@ class Packer:
         )
         return request
 
+    def _actions(self, columns: list[Any], parts: list[Part]) -> npt.NDArray[Any]:
+        return np.frombuffer(_joined(columns, parts), self._action_dtype).reshape((-1, *self._action_shape))
+
+    def _looked_at(self, parts: list[Part]) -> Pieces:
+        """What was seen, as it lies, unless that is too far apart."""
+        looks = [part.shelf.looked_at(part.begin, part.end) for part in parts]
+        pieces: list[Obs] = [rows for rows, _ in looks]
+        masks = [part for _, part in looks]
+        count = sum(map(len, masks))
+        if _FEW * len(parts) > count + _FEW:
+            pieces = [self._one_after_another(pieces, count)]
+            masks = [np.frombuffer(b"".join([part.data for part in masks]), bool).reshape(count, self._mask_len)]
+        return Pieces(pieces, masks if any(part.shelf.masked for part in parts) else None)
+
+    def _one_after_another(self, pieces: list[Any], count: int) -> Obs:
+        if isinstance(self._space, spaces.Dict):
+            leaves = self._space.spaces.items()
+            return {key: _whole([piece[key] for piece in pieces], leaf, count) for key, leaf in leaves}
+        return _whole(pieces, self._space, count)
+
     def _stacked(self, rows: list[Any]) -> Obs:
         if isinstance(self._space, spaces.Dict):
             return {key: _stack([row[key] for row in rows], leaf) for key, leaf in self._space.spaces.items()}
         return _stack(rows, self._space)
-
-    def _looked_at(self, steps: list[Step]) -> Pieces:
-        pieces = gathered(steps)
-        if not any(step.masked for step in steps):
-            return Pieces(pieces.observations if pieces else [self._stacked([step.seen for step in steps])], None)
-        if pieces:
-            return pieces
-        masks = b"".join([step.shelf.masks[step.place - step.shelf.first] for step in steps])
-        return Pieces(
-            [self._stacked([step.seen for step in steps])],
-            [np.frombuffer(masks, bool).reshape(len(steps), self._mask_len)],
-        )
 
     def _pays(self, rows: Obs) -> bool:
         if self._compress is None:
@@ -95,11 +107,18 @@ class Packer:
 
 
 def _stack(rows: list[Any], space: AnySpace) -> npt.NDArray[Any]:
-    shape, dtype = (len(rows), *(space.shape or ())), np.dtype(space.dtype)
-    if rows and space.shape and rows[0].dtype == dtype:  # all of them come from one ``Eye``
-        # NumPy lets go of the interpreter at each of them, and whoever acts would wait for it as often.
-        return np.frombuffer(b"".join(rows), dtype).reshape(shape)
-    return np.array(rows, dtype).reshape(shape)
+    return np.array(rows, space.dtype).reshape((len(rows), *(space.shape or ())))
+
+
+def _whole(pieces: list[npt.NDArray[Any]], space: AnySpace, count: int) -> npt.NDArray[Any]:
+    # NumPy lets go of the interpreter for each piece, and whoever acts would wait for it as often.
+    joined = b"".join([piece.data for piece in pieces])
+    return np.frombuffer(joined, space.dtype).reshape((count, *(space.shape or ())))
+
+
+def _joined(columns: list[Any], parts: list[Part]) -> bytes:
+    """What the columns of the parts' shelves have for them."""
+    return b"".join([memoryview(column)[one.begin : one.end] for column, one in zip(columns, parts, strict=True)])
 
 
 def steps_that_fit(observation: AnySpace, action: AnySpace, mask_len: int, accepted: int) -> int:
@@ -124,22 +143,20 @@ def _spans(taken: list[Rows]) -> tuple[list[Span], list[Any]]:
     spans: list[Span] = []
     following: list[Any] = []
     for rows in taken:
-        first, count = 0, len(rows.steps)
-        for version, steps in _by_version(rows.steps):
-            last = first + steps
-            whole = last == count
-            after = rows.following if whole else rows.steps[last].seen
-            ends = whole and rows.terminated, whole and rows.truncated
+        first = 0
+        for version, parts, then in _by_version(rows.parts):
+            steps = sum(part.steps for part in parts)
+            after = rows.following if then is None else then.shelf.seen(then.begin)
+            ends = then is None and rows.terminated, then is None and rows.truncated
             spans.append(Span(rows.episode, rows.start + first, steps, version, *ends, after is not None))
             if after is not None:
                 following.append(after)
-            first = last
+            first += steps
     return spans, following
 
 
-def _by_version(steps: list[Step]) -> list[tuple[int, int]]:
-    """The versions that acted, one after another, and for how many steps each."""
-    versions = [step.version for step in steps]
-    if versions.count(versions[0]) == len(versions):  # most often; to group them takes ten times as long
-        return [(versions[0], len(versions))]
-    return [(version, sum(1 for _ in group)) for version, group in groupby(versions)]
+def _by_version(parts: list[Part]) -> Iterator[tuple[int, list[Part], Part | None]]:
+    """The versions that acted, one after another, the steps of each, and those that came next."""
+    groups = [(version, list(group)) for version, group in groupby(parts, lambda part: part.version)]
+    for number, (version, group) in enumerate(groups):
+        yield version, group, groups[number + 1][1][0] if number + 1 < len(groups) else None

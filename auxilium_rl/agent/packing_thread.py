@@ -45,7 +45,7 @@ class PackingThread:
     @property
     def held(self) -> int:
         """Steps that were taken and could not be packed."""
-        return sum(len(rows.steps) for rows in self._held)
+        return sum(rows.steps for rows in self._held)
 
     def wake(self, *, at_once: bool = False) -> None:
         """There may be work; ``at_once``: what can be sent is, also less than a chunk."""
@@ -101,10 +101,10 @@ class PackingThread:
             return False
         if not self._held:  # what could not be packed last time is tried again, before what came after it
             self._held = self._backlog.take(self._most, force=force)
-            self._backlog.settle()
-        if not self._held:
-            return False
-        request = self.packer.pack(self._outbox.next_seq, self._held)
-        self._outbox.put(request)
+        request = self.packer.pack(self._outbox.next_seq, self._held) if self._held else None
         self._held = []
+        self._backlog.settle()  # when what was taken is packed: it lies there until then
+        if request is None:
+            return False
+        self._outbox.put(request)
         return request.chunk.count >= self._most or force

@@ -53,7 +53,7 @@ class Eye:
         self._mask_shape = (mask_len,) if mask_len else None
         self._room = Shelf.room_for(self.step_bytes)
         self._memory = Memory()
-        self._shelf, self._next = Shelf.of(self.counted, mask_len, self._room, 0, self._memory), 0
+        self._shelf, self._next = self._empty(), 0
 
     def see(self, observation: Any, mask: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None, Step]:
         """What the policy takes, ``(size,)`` float32, what is legal, and a step without its choice and episode.
@@ -65,8 +65,8 @@ class Eye:
             ActError: this is no observation, or no mask.
         """
         if self._next == self._room:
-            first = self._shelf.first + self._room
-            self._shelf, self._next = Shelf.of(self.counted, self._mask_len, self._room, first, self._memory), 0
+            self._shelf.full = True
+            self._shelf, self._next = self._empty(), 0
         number, shelf = self._next, self._shelf
         row: Any = None
         if observation.__class__ is _ARRAY and observation.shape == self._flat and observation.dtype is _FLOAT32:
@@ -80,10 +80,10 @@ class Eye:
             legal = shelf.masks[number]
             fits = mask.__class__ is _ARRAY and mask.shape == self._mask_shape and mask.dtype is _BOOL
             legal[...] = mask if fits else fitting_mask(mask, self._mask_len, _NO_MASKS)
+            shelf.masked = True
         self._next = number + 1
         step = Step()
-        step.shelf, step.place, step.masked = shelf, shelf.first + number, legal is not None
-        step.worth = None
+        step.shelf, step.place, step.masked = shelf, number, legal is not None
         return row, legal, step
 
     def apart(self, observation: Any) -> Any:
@@ -93,6 +93,9 @@ class Eye:
             self._box.put(observation, alone)
             return alone
         return take(self._checked(observation), 0)
+
+    def _empty(self) -> Shelf:
+        return Shelf.of(self.counted, self.counted_action, self._mask_len, self._room, self._memory)
 
     def _put(self, observation: Any, number: int) -> npt.NDArray[np.float32]:
         """Write an observation into a row of the shelf; gives what the policy takes. Raises ActError."""

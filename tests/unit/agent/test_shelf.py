@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,9 @@ import pytest
 from gymnasium import spaces
 
 from auxilium_rl.agent.backlog import Backlog
-from auxilium_rl.agent.episode import Rows, Step
+from auxilium_rl.agent.episode import Episode, Step
 from auxilium_rl.agent.packing import Packer
 from auxilium_rl.agent.seeing import Eye
-from auxilium_rl.agent.shelf import gathered
 from auxilium_rl.client.errors import ActError
 from auxilium_rl.wire.chunks import ChunkCodec
 
@@ -22,6 +22,7 @@ BOX = spaces.Box(-9, 9, (2, 100))
 SPACES = {
     "box": BOX,
     "whole numbers": spaces.Box(0, 255, (3000,), np.uint8),
+    "few": spaces.Box(0, 255, (400_000,), np.uint8),
     "number": spaces.Discrete(7, start=3),
     "dict": spaces.Dict({"near": BOX, "far": spaces.MultiDiscrete([4, 5])}),
 }
@@ -56,12 +57,18 @@ def test_what_is_packed_is_what_was_seen(
         masks.append(rng.permutation([True, True, False]) if given else np.ones(3, bool))
         steps.append(chosen(eye, looks[-1], masks[-1] if given else None))
     order = order_of(kind, len(steps))
-    taken = [steps[number] for number in order]
+    episode = Episode(1, "", threading.Lock())
+    for at, number in enumerate(order):
+        steps[number].taken = at % 3
+        episode.add(steps[number])
+        steps[number].reward(number)
+    episode.end(terminated=True, final=None, rewards_follow=False)
     packer, codec = (
         Packer(eye.counted, eye.counted_action, mask_len, compress=None),
         ChunkCodec(space, ACTION, mask_len),
     )
-    request = packer.pack(1, [Rows(1, 0, taken, True, False, None)])
+    rows = [episode.take(len(order) // 3), episode.take(len(order) - len(order) // 3)]
+    request = packer.pack(1, rows)
     sent = codec.decode(codec.parse(request.chunk.SerializeToString()))
     for row, number in enumerate(order):
         seen = looks[number]
@@ -76,13 +83,18 @@ def test_what_is_packed_is_what_was_seen(
     else:
         assert sent.masks is not None
         assert np.array_equal(sent.masks, [masks[number] for number in order])
-    assert (gathered(taken) is None) is (kind in {"two at once", "any"})
+    assert sent.actions.tolist() == [at % 3 for at in range(len(order))]
+    assert sent.rewards.tolist() == order
+    assert sent.log_probs is not None
+    assert len(packer._looked_at([part for one in rows for part in one.parts]).observations) == (
+        1 if kind in {"two at once", "any"} or eye._room < 4 else sum(len(one.parts) for one in rows)
+    )
 
 
 def chosen(eye: Eye, observation: Any, mask: Any) -> Step:
     step = eye.see(observation, mask)[-1]
     step.action = step.taken = step.version = 0
-    step.log_prob, step.sent = -1.0, None
+    step.log_prob = -1.0
     return step
 
 
@@ -116,7 +128,7 @@ def test_what_is_refused_leaves_nothing_behind(observation: Any, mask: Any, word
         eye.see(observation, mask)
     assert words in str(refused.value)
     row, _, step = eye.see(np.full((2, 100), 1e30), None)  # of which the square is infinite
-    assert (step.place, step.shelf.masks[0].all()) == (0, True)
+    assert (step.place, step.shelf.masks[0].all(), step.shelf.masked) == (0, True, False)
     assert np.array_equal(row, np.full(200, np.float32(1e30)))
 
 
@@ -124,27 +136,64 @@ def test_what_is_refused_leaves_nothing_behind(observation: Any, mask: Any, word
 def test_a_step_that_waits_for_long_keeps_no_shelf_of_others(space: spaces.Space[Any]) -> None:
     """Of several episodes at once, most of which do not go on."""
     space.seed(1)
-    eye, backlog, looks, waiting = Eye(space, ACTION, 3), Backlog(1), [], []
-    for number in range(40):
-        looks.append(space.sample())
-        waiting.append(chosen(eye, looks[-1], [True, number % 2 == 0, True]))
-        backlog.add(backlog.begin(str(number)), waiting[-1])
-    shelf = waiting[0].shelf
-    before = [(step.seen, step.mask) for step in waiting]
-    assert backlog.take(100) == []  # nothing is known of what followed
+    eye, backlog, waiting = Eye(space, ACTION, 3), Backlog(1), []
+    going = backlog.begin("goes on")
+    for number in range(3 * eye._room + 1):
+        mask = [True, number % 2 == 0, True]
+        step = chosen(eye, space.sample(), mask)
+        sleeps = number % 20 == 7 if eye._room > 20 else number % eye._room == 0
+        backlog.add(backlog.begin(str(number)) if sleeps else going, step)
+        if sleeps:
+            waiting.append((number, step, step.seen, mask))
+    backlog.end("goes on", terminated=True, final=None, rewards_follow=False)
+    shelves = {step.shelf: step.shelf.as_it_lies() for _, step, _, _ in waiting}
+    (gone,) = backlog.take(10_000)
+    assert gone.steps + len(waiting) == 3 * eye._room + 1
     backlog.settle()
-    assert all(step.shelf is not shelf and len(step.shelf.masks) == 1 for step in waiting)
-    for (seen, mask), step in zip(before, waiting, strict=True):
-        assert np.array_equal(step.mask, mask)
+    for shelf, before in shelves.items():
+        there = [step for _, step, _, _ in waiting if step.shelf is shelf]
+        assert (shelf.as_it_lies() is before) is not shelf.full
+        assert len(shelf.masks) == (len(there) if shelf.full else shelf.room)
+    for number, step, seen, mask in waiting:
+        assert np.array_equal(step.mask, mask)  # type: ignore[arg-type]
         assert str(step.seen) == str(seen)
-    for number in range(40):
-        backlog.end(str(number), terminated=True, final=None, rewards_follow=False)
-    rows = backlog.take(100)
-    assert [one.steps for one in rows] == [[step] for step in waiting]
+        step.reward(number)
+        backlog.end(str(number), terminated=True, final=None, rewards_follow=True)
+    rows = backlog.take(10_000)
     codec, packer = ChunkCodec(space, ACTION, 3), Packer(eye.counted, eye.counted_action, 3, compress=None)
     sent = codec.decode(codec.parse(packer.pack(1, rows).chunk.SerializeToString()))
     assert sent.masks is not None
-    assert sent.masks[:, 1].tolist() == [number % 2 == 0 for number in range(40)]
+    assert sent.masks.tolist() == [mask for *_, mask in waiting]
+    assert sent.rewards.tolist() == [number for number, *_ in waiting]
+    with pytest.raises(LookupError, match="was sent, and is no longer here"):
+        next(iter(shelves)).seen(1)
+
+
+def test_a_step_that_was_chosen_is_recorded_whatever_was_sent_meanwhile() -> None:
+    eye, backlog = Eye(BOX, ACTION, 3), Backlog(1)
+    early = chosen(eye, np.full((2, 100), 5), [True, False, True])
+    early.lies = early.shelf.as_it_lies()
+    others = backlog.begin("others")
+    for _ in range(eye._room):
+        backlog.add(others, chosen(eye, np.ones((2, 100)), None))
+    backlog.take(eye._room - 3, force=True)
+    backlog.settle()
+    assert early.shelf.as_it_lies() is not early.lies
+    assert (early.shelf.full, len(early.shelf.masks)) == (True, 2)
+    late = chosen(eye, np.zeros((2, 100)), None)
+    late.lies = late.shelf.as_it_lies()
+    episode = backlog.begin("")
+    backlog.add_chosen(episode, early)
+    backlog.add_chosen(episode, late)
+    early.reward(3)
+    assert (early.shelf.room, late.shelf.room) == (1, eye._room)
+    assert (early.seen == 5).all()
+    backlog.end("", terminated=True, final=None, rewards_follow=False)
+    packer, codec = Packer(eye.counted, eye.counted_action, 3, compress=None), ChunkCodec(BOX, ACTION, 3)
+    sent: Any = codec.decode(packer.pack(1, [episode.take(2)]).chunk)
+    assert sent.observations[:, 0, 0].tolist() == [5, 0]
+    assert sent.rewards.tolist() == [3, 0]
+    assert sent.masks.tolist() == [[True, False, True], [True] * 3]
 
 
 @pytest.mark.parametrize("action", [ACTION, spaces.MultiDiscrete([3, 4])], ids=["one number", "several"])
