@@ -250,7 +250,8 @@ class Agent:
                 raise InvalidArgument.of("step", "it was recorded already; one that was chosen and not yet is accepted")
             if self._deaf:
                 return self._unkept(step)
-            self._attend(self._backlog.add_chosen(self._under_way(episode, step), step))
+            step.stay()
+            self._attend(self._backlog.add(self._under_way(episode, step), step))
             return step
 
     @property

@@ -45,15 +45,6 @@ class Backlog:
         self._added += 1
         return self._added - self._taken
 
-    def add_chosen(self, episode: Episode, step: Step) -> int:
-        """Note a step that was chosen before others."""
-        with self._lock:
-            shelf = step.shelf
-            if shelf.as_it_lies() is not step.lies:
-                step.shelf, step.place = shelf.alone(step.lies, step.place), 0
-            step.lies = None
-            return self.add(episode, step)
-
     def saw(self, episode: Episode, observation: Any) -> None:
         """What came after the last step, before the next is chosen."""
         with self._lock:

@@ -57,6 +57,12 @@ class Step:
         """What was legal ``(mask_len,)``; None: everything. LookupError: it may be gone when sent."""
         return self.shelf.mask(self.place) if self.masked else None
 
+    def stay(self) -> None:
+        """It is noted later than it was chosen; not while others are being chosen."""
+        if self.shelf.full:  # what nobody had noted may have been given back
+            self.shelf, self.place = self.shelf.alone(self.lies, self.place), 0
+        self.lies = None
+
     def reward(self, value: float) -> None:
         """Say what the step was worth; said again, the last word counts.
 

@@ -183,8 +183,9 @@ def test_a_step_that_was_chosen_is_recorded_whatever_was_sent_meanwhile() -> Non
     late = chosen(eye, np.zeros((2, 100)), None)
     late.lies = late.shelf.as_it_lies()
     episode = backlog.begin("")
-    backlog.add_chosen(episode, early)
-    backlog.add_chosen(episode, late)
+    for step in (early, late):
+        step.stay()
+        backlog.add(episode, step)
     early.reward(3)
     assert (early.shelf.room, late.shelf.room) == (1, eye._room)
     assert (early.seen == 5).all()
