@@ -314,21 +314,20 @@ def _overhead() -> list[Figure]:
         trace = Path(folder) / "jobs.swf"
         example.write_trace(trace, 1000, seed=0)
         jobs = example.read_trace(trace)
-        learning, ended = (
-            agents.enter_context(
-                Agent(
-                    example.OBSERVATION,
-                    example.ACTION,
-                    masked=True,
-                    address=address,
-                    experiment_id=name,
-                    total_timesteps=NEVER,
-                    hyperparameters=example.PPO,
-                    agents=256,  # a rollout is longer than the measurement: it is the system's own step that counts
-                )
+
+        def joined(name: str) -> Agent:
+            return Agent(
+                example.OBSERVATION,
+                example.ACTION,
+                masked=True,
+                address=address,
+                experiment_id=name,
+                total_timesteps=NEVER,
+                hyperparameters=example.PPO,
+                agents=256,  # a rollout is longer than a measurement: it is the system's own step that counts
             )
-            for name in ("learning", "ended")
-        )
+
+        ended = agents.enter_context(joined("ended"))
         Client(address).run(ended.run_id).stop(immediate=True)
         _wait_for_end(ended)
         local = agents.enter_context(Client(address).policy(f"{ended.run_id}@{ended.version}").local())
@@ -341,9 +340,12 @@ def _overhead() -> list[Figure]:
             began = time.perf_counter()
             for _ in range(8):
                 example.by_agent(jobs, who)
-            took = time.perf_counter() - began
-            if who is learning:
-                learning.flush()  # what it left to do is not done in the other's time
+            return time.perf_counter() - began
+
+        def sent(learning: Agent) -> float:
+            """As ``seconds``; what is left to do then is not done in the other's time."""
+            took = seconds(learning)
+            learning.flush()
             return took
 
         found = []
@@ -353,8 +355,10 @@ def _overhead() -> list[Figure]:
             ("with SB3's predict", stock, True),
             ("with the bare computation of one", bare, False),
         ):
-            seconds(who)
-            ratios = interleaved(lambda: seconds(learning), lambda who=who: seconds(who), pairs=25)  # type: ignore[misc]
+            with joined(name) as learning:
+                seconds(who)
+                ratios = interleaved(lambda one=learning: sent(one), lambda who=who: seconds(who), pairs=25)  # type: ignore[misc]
+            Client(address).run(learning.run_id).stop(immediate=True)
             bar = 1.06 if has_bar else 0.0  # at least 0: it is shown, as other figures without a bar are
             found.append(Figure(f"a step of the scheduling example with an agent ÷ {name}", ratios, bar, not has_bar))
     return found

@@ -18,6 +18,7 @@ VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 STAMP = VENV / ".installed"
+PIP = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
 OLDEST = (3, 10)
 FAULTS = (
     "tests/faults",
@@ -35,24 +36,36 @@ FAULTS = (
 
 
 def setup() -> None:
-    """Make ``.venv`` and install the pinned requirements, unless that is done already."""
+    """Make ``.venv`` with all that is required and this project, unless that is done already."""
     if sys.version_info < OLDEST:
         raise SystemExit(f"Python {OLDEST[0]}.{OLDEST[1]} or newer is needed; this is {sys.version.split()[0]}")
-    wanted = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("requirements.txt", "pyproject.toml"))
-    digest = hashlib.sha256(wanted.encode()).hexdigest()
-    if PYTHON.exists() and STAMP.exists() and STAMP.read_text() == digest:
+    required, compiled = digest("requirements.txt"), digest("pyproject.toml", "setup.py", "auxilium_rl/agent/*.py")
+    done = STAMP.read_text().split() if PYTHON.exists() and STAMP.exists() else []
+    if done == [required, compiled]:
         return
+    if done[:1] != [required]:
+        install()
+    # Also what is compiled, where there is a compiler; else it is interpreted.
+    run([*PIP, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)])
+    STAMP.write_text(f"{required} {compiled}")
+
+
+def install() -> None:
+    """Make ``.venv`` and install the pinned requirements."""
     if not PYTHON.exists():
         print(f"making {VENV}", flush=True)
         venv.create(VENV, with_pip=True)
-    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     torch = next(line for line in requirements if line.startswith("torch=="))
     print("installing the requirements; the first time takes some minutes", flush=True)
-    run([*pip, torch])  # before anything that would bring another build of it
-    run([*pip, "-r", str(ROOT / "requirements.txt")])
-    run([*pip, "--no-deps", "--editable", str(ROOT)])
-    STAMP.write_text(digest)
+    run([*PIP, torch])  # before anything that would bring another build of it
+    run([*PIP, "-r", str(ROOT / "requirements.txt")])
+
+
+def digest(*patterns: str) -> str:
+    """Of what files of the project say."""
+    files = [file for pattern in patterns for file in sorted(ROOT.glob(pattern))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def run(command: list[str]) -> None:
@@ -94,12 +107,12 @@ def python(*arguments: str) -> None:
 def beside(name: str, requirements: Path) -> None:
     """An environment of its own below ``build`` for programs whose pins or modules are not ours."""
     place = ROOT / "build" / name
-    stamp, digest = place / ".installed", hashlib.sha256(requirements.read_bytes()).hexdigest()
-    if stamp.exists() and stamp.read_text() == digest:
+    stamp, wanted = place / ".installed", digest(str(requirements.relative_to(ROOT)))
+    if stamp.exists() and stamp.read_text() == wanted:
         return
     run([sys.executable, "-m", "venv", str(place)])
     run([str(place / BIN.name / "pip"), "install", "--quiet", "--requirement", str(requirements)])
-    stamp.write_text(digest)
+    stamp.write_text(wanted)
 
 
 def bench() -> None:

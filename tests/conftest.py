@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
+from importlib.util import spec_from_file_location
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -29,6 +34,22 @@ _UNTRACED = {
 }
 """Whose processes run what those of other tests run, and ``tests/faults``, whose processes are killed."""
 
+
+class _Interpreted(PathFinder):
+    """What is compiled is interpreted in tests, whose lines are counted; ``test_compiled`` tests it as it is."""
+
+    @classmethod
+    def find_spec(
+        cls, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        found = super().find_spec(fullname, path, target) if fullname.startswith("auxilium_rl.") else None
+        if found is None or found.origin is None or not found.origin.endswith(tuple(EXTENSION_SUFFIXES)):
+            return None
+        return spec_from_file_location(fullname, Path(found.origin).parent / f"{fullname.rpartition('.')[2]}.py")
+
+
+if "AUXILIUM_TEST_COMPILED" not in os.environ:
+    sys.meta_path.insert(0, _Interpreted)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Hundreds of processes are started here, which need not compile the same modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

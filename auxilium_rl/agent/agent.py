@@ -7,12 +7,15 @@ import secrets
 import threading
 import time
 import uuid
+from collections.abc import Hashable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import structlog
+from mypy_extensions import mypyc_attr
 
 from auxilium_rl.agent.backlog import Backlog
 from auxilium_rl.agent.config import AgentConfig
@@ -40,6 +43,7 @@ _PATIENT = 50
 """Tenths of a second without the next version, after which the log says what may be missing."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Agent:
     """An agent inside of a system; a context manager.
 
@@ -193,14 +197,14 @@ class Agent:
         """Whether the run takes no more: the agent still acts, and nothing more is sent."""
         return self._link is not None and bool(self._link.ended)
 
-    def act(self, observation: Any, mask: Any = None, *, episode: str | None = "") -> Step:
+    def act(self, observation: Any, mask: Any = None, *, episode: Hashable | None = "") -> Step:
         """Choose an action.
 
         Args:
             observation: an element of the observation space, as the system has it.
             mask: the legal actions ``(mask_len,)``; None: all.
-            episode: which of several at once; the first step of a name begins it. None: the action is chosen and not
-                yet taken; ``record`` it when it is.
+            episode: which of several at once, by name or number; the first step of it begins it. None: the action is
+                chosen and not yet taken; ``record`` it when it is.
 
         Raises:
             ActError: this is no observation, or nothing is legal.
@@ -238,7 +242,7 @@ class Agent:
         """Choose an action without taking it; ``record`` it when it is taken. Raises as ``act`` does."""
         return self.act(observation, mask, episode=None)
 
-    def record(self, step: Step, *, episode: str = "") -> Step:
+    def record(self, step: Step, *, episode: Hashable = "") -> Step:
         """An action that was chosen was taken, as the next step of an episode.
 
         Raises:
@@ -265,7 +269,7 @@ class Agent:
         self._deaf = self._unheard  # kept, not computed: whoever acts asks at every step
         self._wake()
 
-    def _under_way(self, name: str, step: Step) -> Episode:
+    def _under_way(self, name: Hashable, step: Step) -> Episode:
         """The episode of a name, in which this is seen now."""
         now = self._backlog.under_way.get(name)
         if now is None:
@@ -290,10 +294,10 @@ class Agent:
     def end(
         self,
         *,
-        terminated: bool = False,
-        truncated: bool = False,
+        terminated: bool | np.bool_ = False,
+        truncated: bool | np.bool_ = False,
         final_obs: Any = None,
-        episode: str = "",
+        episode: Hashable = "",
         rewards_follow: bool = False,
     ) -> None:
         """The episode is over.
@@ -320,7 +324,7 @@ class Agent:
                     return
                 known = ", ".join(map(repr, begun)) or "none"
                 raise InvalidArgument.of("episode", f"{episode!r} given, which has not begun; {known} is under way")
-            self._backlog.end(episode, terminated, final, rewards_follow)
+            self._backlog.end(episode, bool(terminated), final, rewards_follow)
             self._completed += 1
             if self._backlog.steps >= self._chunk:
                 self._wake()

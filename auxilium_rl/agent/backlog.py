@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Hashable
 from typing import Any
 
 from auxilium_rl.agent.episode import Episode, Rows, Step
@@ -23,7 +24,7 @@ class Backlog:
 
     def __init__(self, number: int) -> None:
         self._added = self._taken = 0  # each is written by one thread
-        self.under_way: dict[str, Episode] = {}
+        self.under_way: dict[Hashable, Episode] = {}
         self._ended: list[Episode] = []
         self._lock = threading.Lock()
         self._number = number
@@ -33,7 +34,7 @@ class Backlog:
         """That wait here."""
         return self._added - self._taken
 
-    def begin(self, name: str) -> Episode:
+    def begin(self, name: Hashable) -> Episode:
         """An episode of this name."""
         self._number += 1
         begun = self.under_way[name] = Episode(self._number, name, self._lock)
@@ -50,7 +51,7 @@ class Backlog:
         with self._lock:
             episode.saw(observation)
 
-    def end(self, name: str, terminated: bool, final: Any, rewards_follow: bool) -> None:
+    def end(self, name: Hashable, terminated: bool, final: Any, rewards_follow: bool) -> None:
         """An episode is over. Raises KeyError where none of the name is under way."""
         episode = self.under_way.pop(name)
         with self._lock:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, NamedTuple
+from collections.abc import Hashable
+from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +64,7 @@ class Step:
             self.shelf, self.place = self.shelf.alone(self.lies, self.place), 0
         self.lies = None
 
-    def reward(self, value: float) -> None:
+    def reward(self, value: SupportsFloat) -> None:
         """Say what the step was worth; said again, the last word counts.
 
         A step of a running episode is not sent before. When its episode ends, what was not said is 0, unless ``end``
@@ -125,7 +126,7 @@ class Episode:
         following: what was seen after ``followed`` steps.
     """
 
-    def __init__(self, number: int, key: str, lock: threading.Lock) -> None:
+    def __init__(self, number: int, key: Hashable, lock: threading.Lock) -> None:
         self.number, self.key, self.lock = number, key, lock
         self.count = self.base = 0
         self._stretches: list[_Stretch] = []

@@ -89,7 +89,7 @@ class Eye:
     def apart(self, observation: Any) -> Any:
         """An observation that nothing is chosen on, by itself. Raises ActError."""
         if self._box is not None:
-            alone = np.empty(self._observation.shape or (), np.float32)
+            alone: npt.NDArray[np.float32] = np.empty(self._observation.shape or (), np.float32)
             self._box.put(observation, alone)
             return alone
         return take(self._checked(observation), 0)

@@ -55,7 +55,8 @@ class Shelf:
     def __init__(self, rows: Obs, masks: npt.NDArray[np.bool_], taken: Any) -> None:
         self.room = room = len(masks)
         self.rows, self.masks = rows, masks
-        self._lies: tuple[Obs, npt.NDArray[np.bool_], dict[int, int] | None] = rows, masks, None
+        # One object, also where this is compiled: another thread may be looking while it is replaced.
+        self._lies: Any = (rows, masks, None)
         self.taken = taken
         self.log_probs, self.rewards, self.sent = (array("f", bytes(4 * room)) for _ in range(3))
         self.said = bytearray(room)
@@ -106,7 +107,6 @@ class Shelf:
         rows, masks, _ = self._lies
         kept = list(places)
         self.rows, self.masks = take(rows, kept), masks[kept]
-        # In one assignment: another thread may be looking.
         self._lies = self.rows, self.masks, {place: at for at, place in enumerate(kept)}
 
     def as_it_lies(self) -> object:

@@ -456,6 +456,51 @@ def test_spaces_that_are_not_the_runs(server: Server) -> None:
             Agent(OBSERVATION, ACTION, masked=True, address=server.client.address, run_id=mine.run_id, agent_id="b")
 
 
+def test_numbers_as_systems_have_them(server: Server) -> None:
+    """NumPy's, for rewards and ends; an episode's name may be a number; a system may have its own kind of agent."""
+
+    class Mine(Agent):
+        taken = 0
+
+        def act(self, *given: Any, **more: Any) -> Any:
+            self.taken += 1
+            return super().act(*given, **more)
+
+    settings = {"total_timesteps": NEVER, "hyperparameters": PPO, "chunk_seconds": 0.02, "join_seconds": 60}
+    with Mine(OBSERVATION, ACTION, address=server.client.address, experiment_id="numbers", **settings) as mine:
+        rewards = [2, True, np.float32(0.5), np.float64(0.25), np.int64(-3), np.array(4.0)]
+        for reward in rewards:
+            mine.act([0, 1], episode=7).reward(reward)
+        mine.end(terminated=np.bool_(False), truncated=np.bool_(True), final_obs=(0.5, 0.5), episode=7)
+        mine.flush(5)
+        assert mine.taken == len(rewards)
+        assert rewards_of(stored(server, mine.run_id)) == {mine._backlog._number: [2, 1, 0.5, 0.25, -3, 4]}
+        with pytest.raises(RewardTooLate, match="step 0 of episode 8 was sent already"):
+            late = mine.act([0, 0], episode=8)
+            mine.end(terminated=True, episode=8)
+            mine.flush(5)
+            late.reward(1)
+
+
+def test_a_choice_that_is_recorded_much_later(server: Server) -> None:
+    """When those that were chosen beside it have been sent, and their places given back."""
+    with agent(server, "a", "chosen-early", synchronous=True) as mine:
+        early = mine.choose([0.25, -0.5])
+        for _ in range(early.shelf.room + 200):
+            mine.act([0.0, 0.0]).reward(0)
+        mine.record(early, episode="other").reward(7)
+        mine.end(terminated=True, episode="other")
+        mine.end(terminated=True)
+        mine.flush()
+        found = [(chunk, row) for _, _, chunk in stored(server, mine.run_id) for row in np.flatnonzero(chunk.rewards)]
+        ((chunk, row),) = found
+        assert chunk.rewards[row] == 7
+        assert chunk.observations[row].tolist() == [0.25, -0.5]
+        assert chunk.actions[row] + ACTION.start == early.action
+        assert chunk.log_probs is not None
+        assert chunk.log_probs[row] == np.float32(early.log_prob)
+
+
 def test_bad_input_of_the_program(server: Server) -> None:
     with agent(server, "a", "bad") as mine:
         for observation in ([0.0], [np.nan, 0.0], "x", None):

@@ -161,11 +161,14 @@ class ShardServer:
 
     def _sweep(self) -> None:
         while not self._closed.wait(_IDLE / 10):
-            with self._lock:
-                for key, opened in list(self._parts.items()):
-                    if not opened.users and time.monotonic() - opened.idle_since > _IDLE:
-                        del self._parts[key]
-                        opened.part.close()
+            self._close_idle()
+
+    def _close_idle(self) -> None:
+        with self._lock:
+            for key, opened in list(self._parts.items()):
+                if not opened.users and time.monotonic() - opened.idle_since > _IDLE:
+                    del self._parts[key]
+                    opened.part.close()
 
 
 class _Writer:

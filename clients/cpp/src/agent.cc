@@ -119,7 +119,10 @@ class Agent::Impl {
     const Choice& choice = *action.choice;
     if (choice.added) throw InvalidArgument("action", "it was added to its trajectory already");
     choice.added = true;
-    if (!choice.episode) return {};
+    if (!choice.episode) {
+      if (config_.explore) ++unkept_;
+      return {};
+    }
     Step step;
     {
       const std::lock_guard<std::mutex> lock(lock_);
@@ -180,6 +183,7 @@ class Agent::Impl {
     std::int64_t lost = 0;
     if (link_) {
       force();
+      unfinished_ = under_way_steps();
       outbox_.close();
       if (!delivered(timeout) && !link_->ended()) lost = outbox_.steps();
       for (const auto& rows : held_) lost += static_cast<std::int64_t>(rows.versions.size());
@@ -196,6 +200,8 @@ class Agent::Impl {
   bool run_ended() const { return link_ && link_->ended(); }
   std::int64_t stored() const { return outbox_.acknowledged(); }
   std::int64_t rejected() const { return outbox_.rejected(); }
+  std::int64_t unfinished() const { return unfinished_; }
+  std::int64_t unkept() const { return unkept_; }
 
  private:
   // -- joining
@@ -394,6 +400,14 @@ class Agent::Impl {
     return count;
   }
 
+  // Steps of episodes that have not ended.
+  std::int64_t under_way_steps() const {
+    const std::lock_guard<std::mutex> lock(lock_);
+    std::int64_t count = 0;
+    for (const auto& [name, one] : episodes_) count += one->waiting();
+    return count;
+  }
+
   std::int64_t ready() const {
     const std::lock_guard<std::mutex> lock(lock_);
     std::int64_t count = 0;
@@ -523,6 +537,8 @@ class Agent::Impl {
   std::vector<std::shared_ptr<Episode>> ending_;
   std::int64_t number_ = 0;
   std::int64_t unsent_ = 0;
+  std::atomic<std::int64_t> unfinished_{0};
+  std::atomic<std::int64_t> unkept_{0};
 
   std::mutex acting_;
   internal::SplitMix64 random_;
@@ -578,5 +594,7 @@ const std::string& Agent::runId() const { return impl_->run_id(); }
 bool Agent::runEnded() const { return impl_->run_ended(); }
 std::int64_t Agent::stored() const { return impl_->stored(); }
 std::int64_t Agent::rejected() const { return impl_->rejected(); }
+std::int64_t Agent::unfinished() const { return impl_->unfinished(); }
+std::int64_t Agent::unkept() const { return impl_->unkept(); }
 
 }  // namespace auxilium

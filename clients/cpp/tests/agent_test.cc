@@ -9,6 +9,7 @@
 #include <limits>
 #include <mutex>
 #include <set>
+#include <thread>
 
 #include "auxilium/v1/runs.grpc.pb.h"
 
@@ -102,6 +103,25 @@ TEST_F(AgentTest, RewardsThatComeLateAreStored) {
   EXPECT_THROW(agent.updateReward(steps[0], 1), RewardTooLate);
   agent.close();
   agent.close();
+}
+
+TEST_F(AgentTest, WhatCannotBeSentIsCounted) {
+  Agent agent(kSeen, kChoices, config("counted"));
+  noted(agent);
+  const auto step = [&agent] {
+    agent.updateReward(agent.addToTrajectory(agent.requestForAction({0, 0})), 1);
+  };
+  for (int i = 0; i < 3; ++i) step();
+  agent.flush();
+  EXPECT_EQ(agent.stored(), 2) << "what came after the last one is not known yet";
+  EXPECT_EQ(agent.unkept(), 0);
+  stop_runs();
+  while (!agent.runEnded()) std::this_thread::yield();
+  for (int i = 0; i < 4; ++i) step();
+  EXPECT_EQ(agent.unkept(), 4);
+  agent.close();
+  EXPECT_EQ(agent.unfinished(), 1);
+  EXPECT_EQ(agent.stored() + agent.unfinished() + agent.unkept(), 7);
 }
 
 TEST_F(AgentTest, NoChunkIsLargerThanTheServerAccepts) {

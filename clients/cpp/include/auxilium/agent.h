@@ -122,6 +122,8 @@ class Agent {
   bool runEnded() const;           ///< Whether the run takes no more: the agent still acts, and nothing is sent.
   std::int64_t stored() const;     ///< Steps that the server has acknowledged.
   std::int64_t rejected() const;   ///< Steps that the server put aside, with the reason in the log.
+  std::int64_t unfinished() const;  ///< Steps of episodes that were under way at `close`, and could not be sent.
+  std::int64_t unkept() const;      ///< Steps that were taken when nothing was sent any more: the run had ended.
 
  private:
   class Impl;
