@@ -40,15 +40,20 @@ def setup() -> None:
     """Make ``.venv`` with all that is required and this project, unless that is done already."""
     if sys.version_info < OLDEST:
         raise SystemExit(f"Python {OLDEST[0]}.{OLDEST[1]} or newer is needed; this is {sys.version.split()[0]}")
-    required, compiled = digest("requirements.txt"), digest("pyproject.toml", "setup.py", "auxilium_rl/agent/*.py")
+    wanted = state()
     done = STAMP.read_text().split() if PYTHON.exists() and STAMP.exists() else []
-    if done == [required, compiled]:
+    if done == wanted:
         return
-    if done[:1] != [required]:
+    if done[:1] != wanted[:1]:
         install()
     # Also what is compiled, where there is a compiler; else it is interpreted.
     run([*PIP, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)])
-    STAMP.write_text(f"{required} {compiled}")
+    STAMP.write_text(" ".join(wanted))
+
+
+def state() -> list[str]:
+    """What ``.venv`` was made of: requirements, and what is compiled."""
+    return [digest("requirements.txt"), digest("pyproject.toml", "setup.py", "auxilium_rl/agent/*.py")]
 
 
 def install() -> None:
