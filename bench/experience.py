@@ -324,7 +324,7 @@ def _overhead() -> list[Figure]:
                 experiment_id=name,
                 total_timesteps=NEVER,
                 hyperparameters=example.PPO,
-                agents=256,  # a rollout is longer than a measurement: it is the system's own step that counts
+                agents=512,  # a rollout is longer than a measurement: it is the system's own step that counts
             )
 
         ended = agents.enter_context(joined("ended"))
@@ -336,9 +336,9 @@ def _overhead() -> list[Figure]:
         fixed = _Fixed(lambda seen, legal: int(local.act(seen, action_mask=legal, deterministic=False)))
 
         def seconds(who: Any) -> float:
-            """Of so many steps that all that is done once a chunk is in it."""
+            """Of so many steps that what is done once a chunk is in it, but for the last one's."""
             began = time.perf_counter()
-            for _ in range(8):
+            for _ in range(24):
                 example.by_agent(jobs, who)
             return time.perf_counter() - began
 
@@ -357,7 +357,7 @@ def _overhead() -> list[Figure]:
         ):
             with joined(name) as learning:
                 seconds(who)
-                ratios = interleaved(lambda one=learning: sent(one), lambda who=who: seconds(who), pairs=25)  # type: ignore[misc]
+                ratios = interleaved(lambda one=learning: sent(one), lambda who=who: seconds(who), pairs=11)  # type: ignore[misc]
             Client(address).run(learning.run_id).stop(immediate=True)
             bar = 1.06 if has_bar else 0.0  # at least 0: it is shown, as other figures without a bar are
             found.append(Figure(f"a step of the scheduling example with an agent ÷ {name}", ratios, bar, not has_bar))

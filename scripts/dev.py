@@ -36,19 +36,30 @@ FAULTS = (
 )
 
 
-def setup() -> None:
-    """Make ``.venv`` with all that is required and this project, unless that is done already."""
+def setup(*, again: bool = False) -> None:
+    """Make ``.venv`` with all that is required and this project, unless that is done already.
+
+    Args:
+        again: also compile where nothing has changed; there may be a compiler now.
+    """
     if sys.version_info < OLDEST:
         raise SystemExit(f"Python {OLDEST[0]}.{OLDEST[1]} or newer is needed; this is {sys.version.split()[0]}")
     wanted = state()
     done = STAMP.read_text().split() if PYTHON.exists() and STAMP.exists() else []
-    if done == wanted:
+    if done == wanted and not again:
         return
     if done[:1] != wanted[:1]:
         install()
-    # Also what is compiled, where there is a compiler; else it is interpreted.
-    run([*PIP, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)])
+    compile_agent()
     STAMP.write_text(" ".join(wanted))
+
+
+def compile_agent() -> None:
+    """Install this project, and what is compiled of it where there is a compiler; else it is interpreted."""
+    for folder in (ROOT, ROOT / "auxilium_rl" / "agent"):
+        for compiled in (*folder.glob("*.so"), *folder.glob("*.pyd")):
+            compiled.unlink()  # where it cannot be made again, it would be run instead of what is there now
+    run([*PIP, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)])
 
 
 def state() -> list[str]:
@@ -149,7 +160,7 @@ def main() -> None:
     """Do what the command line says."""
     if len(sys.argv) != 2 or sys.argv[1] not in COMMANDS:
         raise SystemExit(f"usage: python scripts/dev.py {'|'.join(COMMANDS)}")
-    setup()
+    setup(again=sys.argv[1] == "setup")
     COMMANDS[sys.argv[1]]()
 
 

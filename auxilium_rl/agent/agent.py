@@ -208,6 +208,7 @@ class Agent:
 
         Raises:
             ActError: this is no observation, or nothing is legal.
+            InvalidArgument: ``episode`` can be no key.
             ClientError: acting goes on without a place for what comes of it (see ``AgentConfig.queue_steps``).
         """
         # In one piece: to a system that asks often, a few calls more are as long as what they do.
@@ -215,7 +216,7 @@ class Agent:
             row, legal, step = self._eye.see(observation, mask)
             now = None
             if not self._deaf and episode is not None:
-                now = self._backlog.under_way.get(episode)
+                now = self._backlog.of(episode)
                 if now is None or self._quota:
                     now = self._under_way(episode, step)
             sampler, step.version = self._policy.made
@@ -255,7 +256,9 @@ class Agent:
             if self._deaf:
                 return self._unkept(step)
             step.stay()
-            self._attend(self._backlog.add(self._under_way(episode, step), step))
+            waiting = self._backlog.add(self._under_way(episode, step), step)
+            step.lies = None  # not before: it may be recorded again when that was refused
+            self._attend(waiting)
             return step
 
     @property
@@ -271,12 +274,12 @@ class Agent:
 
     def _under_way(self, name: Hashable, step: Step) -> Episode:
         """The episode of a name, in which this is seen now."""
-        now = self._backlog.under_way.get(name)
-        if now is None:
-            return self._backlog.begin(name)
-        if self._quota and now.waiting:
-            self._saw(now, step.seen)
-        return now
+        now = self._backlog.of(name)
+        if self._quota:
+            self._complete(now is not None and self._backlog.saw(now, step.seen))
+            if self._completed >= self._quota:
+                self._await_next()
+        return now or self._backlog.begin(name)
 
     def _unkept(self, step: Step) -> Step:
         """Nobody is told of it."""
@@ -309,7 +312,7 @@ class Agent:
         Raises:
             InvalidArgument: not one of the two, no ``final_obs`` where it is needed, or there is no such episode.
         """
-        if terminated == truncated:
+        if bool(terminated) == bool(truncated):
             both = f"{terminated} and truncated: {truncated} given; one of them is accepted"
             raise InvalidArgument.of("terminated", both)
         if truncated and final_obs is None:
@@ -318,14 +321,12 @@ class Agent:
         if not self._explores:
             return
         with self._acting:
-            begun = self._backlog.under_way
-            if episode not in begun:
+            if self._backlog.of(episode) is None:
                 if self._unheard:
                     return
-                known = ", ".join(map(repr, begun)) or "none"
+                known = ", ".join(map(repr, self._backlog.under_way)) or "none"
                 raise InvalidArgument.of("episode", f"{episode!r} given, which has not begun; {known} is under way")
-            self._backlog.end(episode, bool(terminated), final, rewards_follow)
-            self._completed += 1
+            self._complete(self._backlog.end(episode, bool(terminated), final, rewards_follow))
             if self._backlog.steps >= self._chunk:
                 self._wake()
 
@@ -409,18 +410,16 @@ class Agent:
         """Steps that went to files for want of room."""
         return self._outbox.spilled if self._link is not None else 0
 
-    def _saw(self, episode: Episode, observation: Any) -> None:
-        """In synchronous mode the step before is complete now; it may have been the last with this version."""
-        self._backlog.saw(episode, observation)
-        self._completed += 1
+    def _complete(self, last: bool) -> None:
+        """In synchronous mode so many steps are complete with one version; ``last``: one more is now."""
         version = self.version
         if version != self._acted_with:
-            self._acted_with, self._completed = version, 1
-        if self._completed >= self._quota:
-            self._await_next(version)
+            self._acted_with, self._completed = version, 0
+        self._completed += last
 
-    def _await_next(self, version: int) -> None:
+    def _await_next(self) -> None:
         assert self._link is not None
+        version = self._acted_with
         waited = 0
         while not (self._unheard or self._closed):
             self._wake(at_once=True)

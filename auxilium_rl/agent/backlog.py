@@ -8,6 +8,7 @@ from typing import Any
 
 from auxilium_rl.agent.episode import Episode, Rows, Step
 from auxilium_rl.agent.shelf import Part, Shelf
+from auxilium_rl.client.errors import InvalidArgument
 
 __all__ = ["Backlog"]
 
@@ -34,6 +35,15 @@ class Backlog:
         """That wait here."""
         return self._added - self._taken
 
+    def of(self, name: Hashable) -> Episode | None:
+        """The episode of a name that is under way. Raises InvalidArgument: this is no name."""
+        try:
+            return self.under_way.get(name)
+        except TypeError as wrong:
+            raise InvalidArgument.of(
+                "episode", f"{name!r:.80} given ({wrong}); what can be a key is accepted"
+            ) from wrong
+
     def begin(self, name: Hashable) -> Episode:
         """An episode of this name."""
         self._number += 1
@@ -46,17 +56,17 @@ class Backlog:
         self._added += 1
         return self._added - self._taken
 
-    def saw(self, episode: Episode, observation: Any) -> None:
-        """What came after the last step, before the next is chosen."""
+    def saw(self, episode: Episode, observation: Any) -> bool:
+        """What came after the last step, before the next is chosen; whether that step is complete only now."""
         with self._lock:
-            episode.saw(observation)
+            return episode.saw(observation)
 
-    def end(self, name: Hashable, terminated: bool, final: Any, rewards_follow: bool) -> None:
-        """An episode is over. Raises KeyError where none of the name is under way."""
+    def end(self, name: Hashable, terminated: bool, final: Any, rewards_follow: bool) -> bool:
+        """An episode is over; gives what ``saw`` does. Raises KeyError where none of the name is under way."""
         episode = self.under_way.pop(name)
         with self._lock:
-            episode.end(terminated, final, rewards_follow)
             self._ended.append(episode)
+            return episode.end(terminated, final, rewards_follow)
 
     def take(self, most: int, *, force: bool = False) -> list[Rows]:
         """Up to ``most`` steps that can be sent, the oldest episodes first; they are no longer here then.

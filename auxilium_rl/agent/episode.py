@@ -62,7 +62,7 @@ class Step:
         """It is noted later than it was chosen; not while others are being chosen."""
         if self.shelf.full:  # what nobody had noted may have been given back
             self.shelf, self.place = self.shelf.alone(self.lies, self.place), 0
-        self.lies = None
+            self.lies = self.shelf.as_it_lies()
 
     def reward(self, value: SupportsFloat) -> None:
         """Say what the step was worth; said again, the last word counts.
@@ -152,15 +152,17 @@ class Episode:
             stretches.append(_Stretch(shelf, place, step.version))
         self.count += 1  # when all else is there
 
-    def end(self, terminated: bool, final: Any, rewards_follow: bool) -> None:
-        """No step comes any more. Under the lock."""
-        self.saw(final)
+    def end(self, terminated: bool, final: Any, rewards_follow: bool) -> bool:
+        """No step comes any more; gives what ``saw`` does. Under the lock."""
         self._rewards_follow = rewards_follow
         self.terminated, self.truncated = terminated, not terminated
+        return self.saw(final)
 
-    def saw(self, observation: Any) -> None:
-        """What came after the last step; None: nothing. Under the lock."""
+    def saw(self, observation: Any) -> bool:
+        """What came after the last step; None: nothing. Whether that step is complete only now. Under the lock."""
+        complete = self.count != max(self.followed, 0)  # what was seen before the first step completes none
         self.following, self.followed = observation, self.count
+        return complete
 
     def ready(self, most: int = _NEVER, *, force: bool = False) -> int:
         """Steps that can be sent: their rewards are known, and what was seen after them. Under the lock."""
@@ -199,9 +201,10 @@ class Episode:
 
     def too_late(self, number: int) -> None:
         """Raises RewardTooLate."""
+        name = self.number if self.key == "" else self.key
         raise RewardTooLate(
-            f"step {number} of episode {self.key or self.number} was sent already; say rewards before the episode "
-            "ends, or end it with rewards_follow=True"
+            f"step {number} of episode {name} was sent already; say rewards before the episode ends, or end it with "
+            "rewards_follow=True"
         )
 
     def _first(self, count: int) -> list[Part]:

@@ -246,6 +246,29 @@ def test_synchronous_agents_wait_for_rewards_that_come_late(server: Server) -> N
     assert rewards == list(range(64))
 
 
+def test_synchronous_agents_count_no_step_twice(server: Server) -> None:
+    """A step is complete once, whatever is refused after it: whoever counts it twice waits for a version too early."""
+    with agent(server, "a", "counted-once", synchronous=True, masked=True) as mine:
+        mine.act([0.0, 0.0], episode="never").reward(0)
+        for number in range(1, 64):
+            with pytest.raises(ActError, match="something legal"):
+                mine.act([0.5, 0.5], [False, False, False])
+            step = mine.act([0.0, 0.0])
+            step.reward(number)
+            assert step.version == 0
+        with pytest.raises(ActError, match="something legal"):
+            mine.act([0.5, 0.5], [False, False, False])
+        mine.end(terminated=True)  # 63 are complete
+        mine.act([0.0, 0.0], episode="next").reward(64)
+        mine.end(terminated=True, episode="next")
+        after = mine.act([0.0, 0.0], episode="after")
+        assert after.version == 1, "the first step of an episode is one with the next version, too"
+        mine.flush()
+        found = stored(server, mine.run_id, ChunkCodec(OBSERVATION, ACTION, 3))
+    spans = [(span.count, span.version) for _, _, one in found for span in one.spans]
+    assert sum(count for count, version in spans if version == 0) == 64
+
+
 def test_closing_loses_nothing(server: Server) -> None:
     mine = agent(server, "a", "close", chunk_seconds=10)
     with mine:
@@ -475,9 +498,9 @@ def test_numbers_as_systems_have_them(server: Server) -> None:
         mine.flush(5)
         assert mine.taken == len(rewards)
         assert rewards_of(stored(server, mine.run_id)) == {mine._backlog._number: [2, 1, 0.5, 0.25, -3, 4]}
-        with pytest.raises(RewardTooLate, match="step 0 of episode 8 was sent already"):
-            late = mine.act([0, 0], episode=8)
-            mine.end(terminated=True, episode=8)
+        with pytest.raises(RewardTooLate, match="step 0 of episode 0 was sent already"):
+            late = mine.act([0, 0], episode=0)
+            mine.end(terminated=True, episode=0)
             mine.flush(5)
             late.reward(1)
 
@@ -523,8 +546,19 @@ def test_bad_input_of_the_program(server: Server) -> None:
                 mine.record(again)
         with pytest.raises(InvalidArgument, match="one of them is accepted"):
             mine.end()
+        with pytest.raises(InvalidArgument, match="one of them is accepted"):
+            mine.end(terminated=2, truncated=1)  # type: ignore[arg-type]
         with pytest.raises(InvalidArgument, match="final_obs: none given"):
             mine.end(truncated=True)
+        chosen, no_name = mine.choose([0.0, 0.0]), ["a"]
+        for misnamed in (
+            lambda: mine.act([0.0, 0.0], episode=no_name),  # type: ignore[arg-type]
+            lambda: mine.record(chosen, episode=no_name),  # type: ignore[arg-type]
+            lambda: mine.end(terminated=True, episode=no_name),  # type: ignore[arg-type]
+        ):
+            with pytest.raises(InvalidArgument, match=r"episode: \['a'\] given .*; what can be a key is accepted"):
+                misnamed()
+        mine.record(chosen).reward(3.0)
     for settings, why in (
         ({"chunk_steps": 0}, "chunk_steps: 0 given"),
         ({"overflow": "drop"}, "overflow: 'drop' given"),

@@ -62,6 +62,20 @@ def test_without_a_compiler_it_is_interpreted(tmp_path: Path) -> None:
         command, cwd=ROOT, env={**os.environ, "CC": "/nowhere/cc"}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "optional" in done.stderr or "failed" in done.stderr, done.stderr
+    assert "failed: " in done.stderr, done.stderr
+    assert "/nowhere/cc" in done.stderr, done.stderr
     assert not list(tmp_path.rglob("*.so"))
     assert list(tmp_path.rglob("auxilium_rl/agent/seeing.py"))
+
+
+def test_what_was_compiled_before_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it cannot be made again it would be run in the place of what is there now."""
+    old = tmp_path / "auxilium_rl" / "agent" / f"shelf{EXTENSION_SUFFIXES[0]}"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    monkeypatch.setattr(dev, "ROOT", tmp_path)
+    installed: list[list[str]] = []
+    monkeypatch.setattr(dev, "run", installed.append)
+    dev.compile_agent()
+    assert not old.exists()
+    assert [command[-1] for command in installed] == [str(tmp_path)]

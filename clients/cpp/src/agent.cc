@@ -153,6 +153,7 @@ class Agent::Impl {
     if (!last.empty()) check_observation("last", last);
     if (!config_.explore) return;
     const std::lock_guard<std::mutex> acting(acting_);
+    bool complete = false;
     {
       const std::lock_guard<std::mutex> lock(lock_);
       const auto found = episodes_.find(name);
@@ -160,11 +161,12 @@ class Agent::Impl {
         if (closed_ || link_->unheard()) return;
         throw InvalidArgument("episode", "'" + name + "' given, which has not begun");
       }
+      complete = is_last_open(*found->second);
       found->second->end(how == End::kTerminated, last, rewards_follow);
       ending_.push_back(found->second);
       episodes_.erase(found);
     }
-    ++completed_;
+    if (complete) step_completed();
     if (unsent() >= chunk_) notify();
   }
 
@@ -347,27 +349,30 @@ class Agent::Impl {
       std::shared_ptr<Episode>& place = episodes_[name];
       if (!place) place = std::make_shared<Episode>(++number_, name, lock_);
       now = place;
-      // Steps that were all sent wait for nothing; one that was asked for twice is complete once.
-      complete = now->waiting() > 0 && !now->saw_next();
+      complete = is_last_open(*now);
       if (now->waiting() > 0) now->saw(seen);
     }
     if (complete) step_completed();
+    if (quota_ > 0 && completed_ >= quota_) await_next();
     return now;
   }
 
-  // In synchronous mode that may have been the last with this version.
+  // Whether it is not known yet what came after the last step. Steps that were all sent wait for nothing; one that was
+  // asked for twice is complete once.
+  static bool is_last_open(const Episode& episode) { return episode.waiting() > 0 && !episode.saw_next(); }
+
+  // In synchronous mode so many are complete with one version.
   void step_completed() {
-    ++completed_;
-    if (quota_ == 0) return;
     const int version = weights_->now()->version;
     if (version != acted_with_) {
       acted_with_ = version;
-      completed_ = 1;
+      completed_ = 0;
     }
-    if (completed_ >= quota_) await_next(version);
+    ++completed_;
   }
 
-  void await_next(int version) {
+  void await_next() {
+    const int version = acted_with_;
     int waited = 0;
     while (!link_->unheard() && !closed_) {
       {

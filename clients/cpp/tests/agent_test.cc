@@ -124,6 +124,26 @@ TEST_F(AgentTest, WhatCannotBeSentIsCounted) {
   EXPECT_EQ(agent.stored() + agent.unfinished() + agent.unkept(), 7);
 }
 
+TEST_F(AgentTest, InSynchronousModeAStepIsCompleteOnce) {
+  AgentConfig made = config("once");
+  made.synchronous = true;
+  Agent agent(kSeen, kChoices, made);
+  noted(agent);
+  const auto step = [&agent](const std::string& episode) {
+    agent.requestForAction({0.5, 0.5}, {}, episode);  // and not taken
+    const Action action = agent.requestForAction({0, 0}, {}, episode);
+    agent.updateReward(agent.addToTrajectory(action), 1);
+    return action.version;
+  };
+  for (int i = 0; i < 63; ++i) EXPECT_EQ(step("first"), 0);
+  agent.requestForAction({0.5, 0.5}, {}, "first");
+  agent.markEndOfTrajectory(End::kTerminated, {}, "first");
+  EXPECT_EQ(step("second"), 0) << "the last of 64";
+  agent.markEndOfTrajectory(End::kTerminated, {}, "second");
+  EXPECT_EQ(step("third"), 1) << "the first of an episode is one with the next version, too";
+  agent.close();
+}
+
 TEST_F(AgentTest, NoChunkIsLargerThanTheServerAccepts) {
   const std::size_t width = 8'000;
   AgentConfig made = config("wide");

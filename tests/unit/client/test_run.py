@@ -132,15 +132,20 @@ def test_a_stream_that_ends_before_the_run_is_taken_up_again(run: Run, double: D
 
 def test_watch_survives_a_server_that_restarts(double: Double) -> None:
     seen: list[int] = []
+    heard = threading.Event()
+
+    def watch(run: Run) -> None:
+        for event in run.watch():
+            seen.extend(metric_ids([event]))
+            if seen:
+                heard.set()
+
     with listening(double) as port:
         client = Client(f"127.0.0.1:{port}", connect_timeout=15.0)
         double.streams = [[status_event(), metric_event(1), status_event(), threading.Event()]]
-        watcher = threading.Thread(target=lambda: seen.extend(metric_ids(list(Run(client, RUN_ID).watch()))))
+        watcher = threading.Thread(target=watch, args=(Run(client, RUN_ID),))
         watcher.start()
-        deadline = time.monotonic() + 5
-        while not double.sent(pb.WatchRunRequest) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.1)
+        assert heard.wait(5)
     second = Double()
     second.streams = [[status_event(), status_event(), metric_event(2), status_event("SUCCEEDED")]]
     with client, listening(second, port):
