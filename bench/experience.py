@@ -49,7 +49,7 @@ from auxilium_rl.infra.sql.policies import SqlPolicyRegistry
 from auxilium_rl.wire.agreement import contract_of
 from auxilium_rl.wire.chunks import ChunkCodec, Experience, Span
 from auxilium_rl.wire.spaces import space_message
-from bench.measure import Figure, interleaved, percentile
+from bench.measure import Figure, interleaved, of_the_fastest, percentile
 from bench.processes import ROOT, server
 from bench.served import served_policy
 from generated.auxilium.v1 import experience_pb2 as pb
@@ -335,18 +335,21 @@ def _overhead() -> list[Figure]:
         bare = _Fixed(lambda seen, legal: int(sampler.draw(seen, rng, legal).sent))
         fixed = _Fixed(lambda seen, legal: int(local.act(seen, action_mask=legal, deterministic=False)))
 
-        def seconds(who: Any) -> float:
-            """Of so many steps that what is done once a chunk is in it, but for the last one's."""
-            began = time.perf_counter()
-            for _ in range(24):
-                example.by_agent(jobs, who)
-            return time.perf_counter() - began
+        def stretches(who: Any) -> list[float]:
+            """Seconds of some, each of so many steps that what is done once a chunk is in it."""
+            found = []
+            for _ in range(5):
+                began = time.perf_counter()
+                for _ in range(2):
+                    example.by_agent(jobs, who)
+                found.append(time.perf_counter() - began)
+            return found[1:]  # the first begins with nothing on its way
 
-        def sent(learning: Agent) -> float:
-            """As ``seconds``; what is left to do then is not done in the other's time."""
-            took = seconds(learning)
+        def sent(learning: Agent) -> list[float]:
+            """As ``stretches``; what is left to do then is not done in the other's time."""
+            found = stretches(learning)
             learning.flush()
-            return took
+            return found
 
         found = []
         for name, who, has_bar in (
@@ -356,11 +359,14 @@ def _overhead() -> list[Figure]:
             ("with the bare computation of one", bare, False),
         ):
             with joined(name) as learning:
-                seconds(who)
-                ratios = interleaved(lambda one=learning: sent(one), lambda who=who: seconds(who), pairs=11)  # type: ignore[misc]
+                stretches(who)
+                both = of_the_fastest(lambda one=learning: sent(one), lambda who=who: stretches(who), turns=32)  # type: ignore[misc]
             Client(address).run(learning.run_id).stop(immediate=True)
             bar = 1.06 if has_bar else 0.0  # at least 0: it is shown, as other figures without a bar are
-            found.append(Figure(f"a step of the scheduling example with an agent ÷ {name}", ratios, bar, not has_bar))
+            title = f"a step of the scheduling example with an agent ÷ {name}"
+            found.append(Figure(title, [both[0]], bar, not has_bar))
+            if who is fixed:
+                found.append(Figure("  the same, disturbed or not (median)", [both[1]], 0.0, True))
     return found
 
 

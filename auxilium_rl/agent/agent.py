@@ -81,6 +81,7 @@ class Agent:
         self._mask_len = mask_length(action_space) if masked else 0
         self._eye = Eye(observation_space, action_space, self._mask_len)
         self._client = Client(self.config.address, connect_timeout=self.config.join_seconds)
+        self._queue = self.config.queue_steps
         self._acting = threading.Lock()
         self._closed = False
         self._backlog = Backlog(secrets.randbits(40) << 20)
@@ -151,15 +152,18 @@ class Agent:
 
     def _await_run(self) -> None:
         """Wait until the run has published what to act with. Raises ClientError, TimeoutError."""
-        run, seconds = self._client.run(self.run_id), self.config.join_seconds
-        for event in run.watch(timeout=seconds):
-            status = event.status
-            with suppress(NotFound):
-                self._client.policy(self.run_id).version()
-                return
-            if status is not None and status.state in {"SUCCEEDED", "FAILED", "STOPPED"}:
-                raise ClientError(f"run '{self.run_id}' is {status.state}: {status.error_message or 'it has ended'}")
-        raise TimeoutError(f"run '{self.run_id}' published nothing within {seconds:g} s")
+        run, seconds, state = self._client.run(self.run_id), self.config.join_seconds, "unknown"
+        with suppress(TimeoutError):
+            for event in run.watch(timeout=seconds):
+                with suppress(NotFound):
+                    self._client.policy(self.run_id).version()
+                    return
+                if event.status is not None:
+                    state = event.status.state
+                    if event.status.is_done:
+                        why = event.status.error_message or "it has ended"
+                        raise ClientError(f"run '{self.run_id}' is {state}: {why}")
+        raise TimeoutError(f"run '{self.run_id}' published nothing within {seconds:g} s; it is {state}")
 
     def _opened(self) -> tuple[Outbox, str]:
         """The outbox, with what an earlier start of this agent could not deliver, and the incarnation it belongs to."""
@@ -219,23 +223,21 @@ class Agent:
                 now = self._backlog.of(episode)
                 if now is None or self._quota:
                     now = self._under_way(episode, step)
-            sampler, step.version = self._policy.made
+            made: tuple[Sampler, int] = self._policy.made
             try:
-                if self._explores:
-                    step.taken, sent, step.log_prob = sampler.draw(row, self._rng, legal)
-                else:
-                    step.taken, sent, step.log_prob = sampler.best(row, legal)
+                drawn = made[0].draw(row, self._rng, legal) if self._explores else made[0].best(row, legal)
             except Refused as refused:
                 raise ActError(str(refused)) from refused
+            step.version, step.taken, step.log_prob = made[1], drawn.taken, drawn.log_prob
             start = self._eye.start
-            step.action = self._eye.native(sent) if start is None else sent + start
+            step.action = self._eye.native(drawn.sent) if start is None else drawn.sent + start
             if now is None:
                 if episode is not None:
                     return self._unkept(step)
                 step.episode, step.number, step.lies = UNTAKEN, 0, step.shelf.as_it_lies()
                 return step
             waiting = self._backlog.add(now, step)
-            if waiting % self._chunk == 0 or waiting >= self.config.queue_steps or self._outbox.is_full:
+            if waiting % self._chunk == 0 or waiting >= self._queue or self._outbox.is_full:
                 self._attend(waiting)
             return step
 
@@ -291,7 +293,7 @@ class Agent:
         """Have what waits packed, and wait while there is no place for more."""
         if waiting % self._chunk == 0:
             self._wake()
-        if waiting >= self.config.queue_steps or self._outbox.is_full:
+        if waiting >= self._queue or self._outbox.is_full:
             self._make_room()
 
     def end(
@@ -435,13 +437,13 @@ class Agent:
         """Wait while there is no place for more."""
         self._wake()
         told = False
-        while (self._backlog.steps >= self.config.queue_steps or self._outbox.is_full) and not self._closed:
+        while (self._backlog.steps >= self._queue or self._outbox.is_full) and not self._closed:
             if self._unheard:
                 return
             self._check_packing()
             if not self._backlog.ready() and not self._outbox.is_full:
                 raise ClientError(
-                    f"{self._backlog.steps} steps wait for their rewards (queue_steps is {self.config.queue_steps}); "
+                    f"{self._backlog.steps} steps wait for their rewards (queue_steps is {self._queue}); "
                     "say them, or end the episode"
                 )
             if not told:

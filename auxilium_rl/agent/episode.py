@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
-from typing import Any, NamedTuple, SupportsFloat
+from typing import Any, Final, NamedTuple, SupportsFloat
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,9 @@ from auxilium_rl.agent.shelf import Part, Shelf
 
 __all__ = ["UNHEARD", "UNSENT", "UNTAKEN", "Episode", "RewardTooLate", "Rows", "Step"]
 
-_NEVER = 1 << 62
-_LARGEST = float(np.finfo(np.float32).max)
-_LEAST = -_LARGEST
+_NEVER: Final = 1 << 62
+_LARGEST: Final = float(np.finfo(np.float32).max)
+_LEAST: Final = -_LARGEST
 
 
 class RewardTooLate(Exception):
@@ -261,6 +261,7 @@ class _Untaken(_NoRewards):
         )
 
 
-UNSENT, UNTAKEN = _Unsent(), _Untaken()
-UNHEARD = Episode(0, "", threading.Lock())
+UNSENT: Final[Episode] = _Unsent()
+UNTAKEN: Final[Episode] = _Untaken()
+UNHEARD: Final = Episode(0, "", threading.Lock())
 """Of steps that come after the end of a run: rewards are said, and nobody hears."""

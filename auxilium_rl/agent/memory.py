@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import deque
 from typing import Any
@@ -24,7 +25,7 @@ class Memory:
     def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike | None) -> npt.NDArray[Any]:
         """An array with whatever was there before."""
         kind = np.dtype(dtype)
-        size = int(np.prod(shape)) * kind.itemsize
+        size = math.prod(shape) * kind.itemsize
         if not size:
             return np.empty(shape, kind)
         free = self._free.get(size)

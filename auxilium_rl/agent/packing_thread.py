@@ -74,9 +74,10 @@ class PackingThread:
                 hurry = self._forced or self._closed or self._at_once
                 if not hurry and (idle or self._backlog.steps < self._most):
                     self._work.wait(self._seconds or None)
-                forced, closed, self._at_once = self._forced, self._closed, False
+                forced, closed = self._forced, self._closed
+                rest, self._at_once = closed or self._at_once, False
             before = self._outbox.next_seq
-            self._pack_all(force=forced)
+            self._pack_all(force=forced, rest=rest)
             idle = self._outbox.next_seq == before  # steps that wait for their rewards are no work
             with self._work:
                 if forced:
@@ -85,10 +86,10 @@ class PackingThread:
             if closed:
                 return
 
-    def _pack_all(self, *, force: bool) -> None:
+    def _pack_all(self, *, force: bool, rest: bool) -> None:
         try:
-            while self._pack(force=force):
-                pass
+            while self._pack(force=force) and (force or rest or self._backlog.steps >= self._most):
+                pass  # else what came while the chunk was packed would be a small one, and cost whoever acts as much
             self.fault = None
         except Exception as error:  # noqa: BLE001 - what is here must not be forgotten because one chunk failed
             if self.fault is None:

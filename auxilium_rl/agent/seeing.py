@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from math import isfinite
-from typing import Any
+import math
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,11 @@ from auxilium_rl.wire.spaces import Codec, UnsupportedSpace, counted_from_zero, 
 
 __all__ = ["Eye"]
 
-_ARRAY, _FLOAT32, _BOOL = np.ndarray, np.dtype(np.float32), np.dtype(bool)
+# Final: where this is compiled, what is not must be looked up by its name at every step.
+_ARRAY: Final = np.ndarray
+_FLOAT32: Final[Any] = np.dtype(np.float32)
+_BOOL: Final[Any] = np.dtype(bool)
+_is_finite: Final = math.isfinite
 _NO_MASKS = "this agent was made without masks (masked=True)"
 
 
@@ -73,7 +77,7 @@ class Eye:
             row = shelf.rows[number]  # type: ignore[index]
             row[...] = observation  # what most systems give; whoever acts would notice one more call
         # The copy is looked at and acted on: another thread of the system may write to what was given.
-        if row is None or not isfinite(row.dot(row)):
+        if row is None or not _is_finite(row.dot(row)):
             row = self._put(observation, number)
         legal = None
         if mask is not None:

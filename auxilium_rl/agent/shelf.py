@@ -20,7 +20,8 @@ from auxilium_rl.wire.rows import AnySpace, Obs, take
 
 __all__ = ["Part", "Shelf"]
 
-_BYTES, _MOST = 1 << 20, 1024
+_BYTES, _MOST = 4 << 20, 1024
+"""Of a shelf. What is done once a shelf takes a tenth of a millisecond: the processor has forgotten how."""
 _FEW = 8
 """A shelf of which less than one in so many is needed gives the others' memory back."""
 

@@ -479,6 +479,12 @@ def test_spaces_that_are_not_the_runs(server: Server) -> None:
             Agent(OBSERVATION, ACTION, masked=True, address=server.client.address, run_id=mine.run_id, agent_id="b")
 
 
+def test_a_run_that_does_not_begin(tmp_path: Path) -> None:
+    with running(tmp_path / "data", max_concurrent_runs=1) as server, agent(server, "a", "first"):
+        with pytest.raises(TimeoutError, match="published nothing within 1 s; it is QUEUED"):
+            agent(server, "a", "second", join_seconds=1)
+
+
 def test_numbers_as_systems_have_them(server: Server) -> None:
     """NumPy's, for rewards and ends; an episode's name may be a number; a system may have its own kind of agent."""
 
