@@ -69,7 +69,9 @@ class Backlog:
             return episode.end(terminated, final, rewards_follow)
 
     def take(self, most: int, *, force: bool = False) -> list[Rows]:
-        """Up to ``most`` steps that can be sent, the oldest episodes first; they are no longer here then.
+        """Up to ``most`` steps that can be sent; they are no longer here then.
+
+        Of ended episodes first; then of those in which few wait, so that none is left behind by one that steps often.
 
         Args:
             force: rewards that were not said are 0.
@@ -77,7 +79,7 @@ class Backlog:
         taken: list[Rows] = []
         with self._lock:
             left = most
-            for episode in self._all():
+            for episode in sorted(self._all(), key=lambda one: 0 if one.over else one.waiting):
                 ready = episode.ready(left, force=force)
                 if ready:
                     taken.append(episode.take(ready))

@@ -140,6 +140,11 @@ class Episode:
         """Steps that were not sent."""
         return self.count - self.base
 
+    @property
+    def over(self) -> bool:
+        """Whether no step comes any more."""
+        return self.terminated or self.truncated
+
     def add(self, step: Step) -> None:
         """The next step. By one thread at a time, beside one that takes away."""
         shelf, place = step.shelf, step.place
@@ -168,7 +173,7 @@ class Episode:
         """Steps that can be sent: their rewards are known, and what was seen after them. Under the lock."""
         count = self.count
         there = max(min(count - self.base - (count != self.followed), most), 0)
-        if force or ((self.terminated or self.truncated) and not self._rewards_follow):
+        if force or (self.over and not self._rewards_follow):
             return there
         known = 0
         for part in self._first(there):

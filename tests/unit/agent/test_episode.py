@@ -157,3 +157,19 @@ def test_a_step_that_was_not_recorded_has_no_reward() -> None:
     with pytest.raises(ValueError, match="the step was chosen and not recorded"):
         step.reward(1)
     assert not step.shelf.said[step.place]
+
+
+def test_an_episode_that_steps_often_leaves_none_behind() -> None:
+    backlog, eye = Backlog(0), sight()
+    often, seldom = backlog.begin("often"), backlog.begin("seldom")
+    for number in range(50):
+        backlog.add(often, noted(None, eye.see(np.full(1, number), None)[-1], number))
+    for number in (100, 101):
+        backlog.add(seldom, noted(None, eye.see(np.full(1, number), None)[-1], number))
+    backlog.saw(often, np.zeros(1))
+    backlog.saw(seldom, np.zeros(1))
+    assert [(rows.episode, rows.steps) for rows in backlog.take(20, force=True)] == [(2, 2), (1, 18)]
+    backlog.end("often", terminated=True, final=None, rewards_follow=False)
+    backlog.add(seldom, noted(None, eye.see(np.full(1, 102), None)[-1], 102))
+    backlog.saw(seldom, np.zeros(1))
+    assert [(rows.episode, rows.steps) for rows in backlog.take(33)] == [(1, 32)]
