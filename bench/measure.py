@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-__all__ = ["PAIRS", "Figure", "interleaved", "of_the_fastest", "percentile", "report"]
+__all__ = ["PAIRS", "Figure", "interleaved", "percentile", "report"]
 
 PAIRS = 7
 """Pairs of every ratio."""
@@ -46,19 +46,6 @@ def interleaved(ours: Callable[[], float], peer: Callable[[], float], pairs: int
             below = peer()
         ratios.append(above / below)
     return ratios
-
-
-def of_the_fastest(ours: Callable[[], list[float]], peer: Callable[[], list[float]], turns: int) -> tuple[float, float]:
-    """Ours ÷ peer, of stretches that both take in turn: of the fifth percentiles, and of the medians.
-
-    Others may slow a machine down by half for a second at a time, now here and now there, and no pair is alike then;
-    what nobody disturbed can be compared. Nothing is hidden that is in every stretch.
-    """
-    above, below = [], []
-    for _ in range(turns):
-        above += ours()
-        below += peer()
-    return percentile(above, 0.05) / percentile(below, 0.05), percentile(above, 0.5) / percentile(below, 0.5)
 
 
 def percentile(values: list[float], share: float) -> float:
